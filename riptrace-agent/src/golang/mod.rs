@@ -1,0 +1,3 @@
+//! What Go puts where: types and their layouts, the runtime's own structs, the line table of the runtime. Pure.
+
+pub mod types;

@@ -1,0 +1,121 @@
+//! From a location and its variables to what the kernel side executes, and what decoding needs to read the result.
+//!
+//! A [`SitePlan`] is made for every armed address. It is complete before the first hit: every offset, size and bound
+//! is in it (invariant 4).
+
+use std::sync::Arc;
+
+use riptrace_common::{
+    abi::program::{Slot, Window},
+    wire::{
+        event::{Location, Role, SiteInfo, Trigger},
+        value::Unavailable,
+    },
+};
+
+use crate::golang::types::TypeId;
+
+/// Everything about one armed address.
+#[derive(Clone, Debug)]
+pub struct SitePlan {
+    /// Link-time address of the armed instruction.
+    pub link_address: u64,
+    /// Its offset in the executable file.
+    pub file_offset: u64,
+    /// What it stands for.
+    pub location: Location,
+    /// Why it gives a hit.
+    pub trigger: Trigger,
+    /// CFA minus SP there.
+    pub cfa_from_sp: Option<i32>,
+    /// What is copied into the root chunk.
+    pub windows: Vec<Window>,
+    /// Bytes of the root chunk.
+    pub root_bytes: u32,
+    /// What is followed from the root chunk. `Slot::target` is already an index of the kernel's map of types.
+    pub root_slots: Vec<Slot>,
+    /// The variables, in the order in which they are shown.
+    pub variables: Vec<PlannedVariable>,
+    /// What is reported when it is armed.
+    pub info: SiteInfo,
+}
+
+/// A variable of a site, and where its bytes are in a record.
+#[derive(Clone, Debug)]
+pub struct PlannedVariable {
+    /// Name, or the text of the expression.
+    pub name: Arc<str>,
+    /// What it is.
+    pub role: Role,
+    /// Its type.
+    pub ty: TypeId,
+    /// Where its bytes are.
+    pub source: ValueSource,
+}
+
+/// Where a variable's bytes are in a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ValueSource {
+    /// In the root chunk, piece by piece; the pieces cover the value without gaps.
+    Root(Vec<RootPiece>),
+    /// In the chunk that begins `offset` bytes before it: the 8-byte word at this root offset is the chunk's address.
+    /// The chunk's type index is `chunk_type`.
+    Through {
+        /// Root offset of the word that points at the chunk.
+        word: u32,
+        /// Index of the chunk's type in the kernel's map.
+        chunk_type: u32,
+        /// Bytes from the start of the chunk to the value.
+        offset: u64,
+        /// What lies at `offset` is the address of the value's own chunk (type index), not the value.
+        by_reference: Option<u32>,
+    },
+    /// Nowhere.
+    Unavailable(Unavailable),
+}
+
+/// A run of a value's bytes in the root chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RootPiece {
+    /// Bytes from the start of the value.
+    pub value_offset: u32,
+    /// How many bytes.
+    pub bytes: u32,
+    /// Where.
+    pub place: RootPlace,
+}
+
+/// Where a piece is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootPlace {
+    /// At this root offset. `window`: which of the site's windows holds it (None: the register file).
+    At {
+        /// Root offset.
+        root_offset: u32,
+        /// Index of the window, for `Header::window_faults`.
+        window: Option<u32>,
+    },
+    /// The low bytes of this constant.
+    Constant(u64),
+    /// Nowhere, and why.
+    Unavailable(Unavailable),
+}
+
+/// Limits of a capture (`--depth`, `--max-string`, `--max-items`, `--max-bytes`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaptureLimits {
+    /// Levels of pointers.
+    pub max_depth: u32,
+    /// Bytes of a string.
+    pub max_string: u32,
+    /// Elements of anything that has elements.
+    pub max_items: u32,
+    /// Bytes of a record.
+    pub max_bytes: u32,
+}
+
+impl Default for CaptureLimits {
+    fn default() -> Self {
+        Self { max_depth: 4, max_string: 256, max_items: 64, max_bytes: 65_536 }
+    }
+}

@@ -1,0 +1,37 @@
+//! Bounds that the kernel side enforces and the agent plans for.
+
+/// Largest record, header and stack included. `--max-bytes` can lower it for a tracepoint, never raise it.
+pub const MAX_RECORD_BYTES: u32 = 64 * 1024;
+/// Largest single copy from the target (one object, one run of elements, one string).
+pub const MAX_CHUNK_BYTES: u32 = 32 * 1024;
+/// Largest root chunk: the register file, the stack windows and the constant words of one site.
+pub const MAX_ROOT_BYTES: u32 = 16 * 1024;
+/// Windows (runs of bytes copied into the root chunk) of one site.
+pub const MAX_WINDOWS_PER_SITE: u32 = 64;
+/// Slots of one type; a type that leads to more is followed only through its first ones, which the plan reports.
+pub const MAX_SLOTS_PER_TYPE: u32 = 512;
+/// Work items (slot visits) of one hit. Past it the record carries `record::FLAG_STEPS_EXHAUSTED`.
+pub const MAX_STEPS: u32 = 8 * 1024;
+/// Frames of one call stack.
+pub const MAX_STACK_FRAMES: u32 = 64;
+/// Chunks of one hit that are re-read after the walk to find torn maps.
+pub const MAX_TORN_CHECKS: u32 = 16;
+/// Bytes of such a chunk that are compared.
+pub const TORN_CHECK_BYTES: u32 = 48;
+
+/// Entries of the map of sites. A cookie's low half is an index into it.
+pub const MAX_SITES: u32 = 16 * 1024;
+/// Entries of the map of tracepoints, of their states and of their counters.
+pub const MAX_TRACEPOINTS: u32 = 4 * 1024;
+/// Entries of the map of windows, all sites together.
+pub const MAX_WINDOWS: u32 = 64 * 1024;
+/// Entries of the map of types, all plans together.
+pub const MAX_TYPES: u32 = 256 * 1024;
+/// Entries of the map of slots, all types together.
+pub const MAX_SLOTS: u32 = 1024 * 1024;
+/// Entries of the map from runtime type (or closure code) addresses to types.
+pub const MAX_DYNAMIC_TYPES: u32 = 128 * 1024;
+/// Entries of the map of images (binaries).
+pub const MAX_IMAGES: u32 = 1024;
+/// Entries of the set of (tracepoint, process) pairs.
+pub const MAX_PROCESSES: u32 = 16 * 1024;

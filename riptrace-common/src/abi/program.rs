@@ -1,0 +1,339 @@
+//! What the kernel side is told: the maps' contents.
+//!
+//! A hit is captured like this. The *root chunk* is filled first: the register file, then the site's [`Window`]s
+//! (runs of stack bytes, constant words) at offsets chosen when the plan was made. From then on there is one rule
+//! only: chunks are scanned in the order in which they were written; for every element of a chunk, every [`Slot`] of
+//! its [`Type`] is visited; a slot names a word that points somewhere, how many elements of which type are there, and
+//! the copy of those is appended as a new chunk. The root chunk has a type too, whose slots name register words and
+//! window words. So breadth comes first, each byte is copied once, and nothing here knows Go or DWARF.
+//!
+//! Offsets called *root offsets* count from the first byte of the root chunk's data.
+
+/// One armed address. Map `SITES`, by index; the uprobe's cookie is `index | generation << 32`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Site {
+    /// Link-time address of the armed instruction. Run-time address minus this is the image's load bias.
+    pub link_address: u64,
+    /// Index into `TRACEPOINTS`, `STATES` and `COUNTERS`.
+    pub tracepoint: u32,
+    /// Index into `IMAGES`.
+    pub image: u32,
+    /// `SITE_*` bits.
+    pub flags: u32,
+    /// A hit whose cookie carries another generation is not captured (the index was reused); it is not counted either.
+    pub generation: u32,
+    /// First of this site's entries in `WINDOWS`, and how many.
+    pub first_window: u32,
+    /// See `first_window`.
+    pub windows: u32,
+    /// The root chunk's type: an index into `TYPES`.
+    pub root_type: u32,
+    /// Bytes of the root chunk's data: [`REGISTER_BYTES`] and the windows behind it. At most `MAX_ROOT_BYTES`.
+    pub root_bytes: u32,
+    /// CFA (canonical frame address) minus SP at this address.
+    pub cfa_from_sp: i32,
+    /// Reserved, zero.
+    pub reserved: u32,
+    /// Reserved, zero.
+    pub reserved2: [u64; 2],
+}
+
+/// The site is armed. A cleared bit means: do nothing, count nothing.
+pub const SITE_ENABLED: u32 = 1 << 0;
+/// The CFA is known (`cfa_from_sp` is valid), so that a stack can be walked from it.
+pub const SITE_HAS_CFA: u32 = 1 << 1;
+
+/// A register file is this many bytes at the start of every root chunk: the words of x86-64 `pt_regs` in the kernel's
+/// order, each 8 bytes.
+pub const REGISTER_BYTES: u32 = 21 * 8;
+
+/// Root offsets of the registers (x86-64 `struct pt_regs`, arch/x86/include/asm/ptrace.h).
+pub mod register {
+    #![expect(missing_docs, reason = "the names are the registers")]
+    pub const R15: u32 = 0;
+    pub const R14: u32 = 8;
+    pub const R13: u32 = 16;
+    pub const R12: u32 = 24;
+    pub const RBP: u32 = 32;
+    pub const RBX: u32 = 40;
+    pub const R11: u32 = 48;
+    pub const R10: u32 = 56;
+    pub const R9: u32 = 64;
+    pub const R8: u32 = 72;
+    pub const RAX: u32 = 80;
+    pub const RCX: u32 = 88;
+    pub const RDX: u32 = 96;
+    pub const RSI: u32 = 104;
+    pub const RDI: u32 = 112;
+    pub const ORIG_RAX: u32 = 120;
+    pub const RIP: u32 = 128;
+    pub const CS: u32 = 136;
+    pub const FLAGS: u32 = 144;
+    pub const RSP: u32 = 152;
+    pub const SS: u32 = 160;
+}
+
+/// A run of bytes copied into the root chunk before anything is followed. Map `WINDOWS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Window {
+    /// Added to the base: bytes from SP, or a link-time address.
+    pub offset: i64,
+    /// One of `WINDOW_*`.
+    pub base: u32,
+    /// Where in the root chunk the bytes go; a multiple of 8, at least [`REGISTER_BYTES`].
+    pub root_offset: u32,
+    /// How many bytes; at most `MAX_ROOT_BYTES`.
+    pub bytes: u32,
+    /// Reserved, zero.
+    pub reserved: u32,
+}
+
+/// Copy `bytes` from SP + offset.
+pub const WINDOW_STACK: u32 = 0;
+/// Copy `bytes` from the image's load bias + offset (a package variable).
+pub const WINDOW_IMAGE: u32 = 1;
+/// Write the 8-byte address load bias + offset itself (so that a slot can follow it).
+pub const WINDOW_IMAGE_ADDRESS: u32 = 2;
+/// Write the 8-byte address SP + offset itself.
+pub const WINDOW_STACK_ADDRESS: u32 = 3;
+
+/// How elements of a chunk are scanned. Map `TYPES`, by index. Index 0 is the type without slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Type {
+    /// Bytes of one element.
+    pub bytes: u32,
+    /// First of this type's entries in `SLOTS`, and how many.
+    pub first_slot: u32,
+    /// See `first_slot`. At most `MAX_SLOTS_PER_TYPE`.
+    pub slots: u32,
+    /// `TYPE_*` bits.
+    pub flags: u32,
+}
+
+/// A chunk of this type is re-read after the walk; when its first `TORN_CHECK_BYTES` changed, it is marked torn.
+pub const TYPE_TORN_CHECK: u32 = 1 << 0;
+
+/// A word that leads somewhere. Map `SLOTS`.
+///
+/// `word` and `count` are offsets from the start of the element (for the root type: root offsets). The slot stands for
+/// `repeat` slots, each `stride` bytes further than the one before (both offsets move).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Slot {
+    /// Offset of the pointer; for `ACTION_INTERFACE` and `ACTION_EMPTY_INTERFACE` of the itab or type word.
+    pub word: u32,
+    /// Offset of what `count_rule` needs; for the interface actions, of the data word.
+    pub count: u32,
+    /// Index into `TYPES` of what is pointed at (`ACTION_FOLLOW` only).
+    pub target: u32,
+    /// Elements that are copied at the most when `limit` is `LIMIT_FIXED`.
+    pub max_count: u32,
+    /// Bytes from one repetition to the next.
+    pub stride: u32,
+    /// Repetitions, at least 1.
+    pub repeat: u32,
+    /// One of `ACTION_*`.
+    pub action: u8,
+    /// One of `COUNT_*`.
+    pub count_rule: u8,
+    /// One of `LIMIT_*`.
+    pub limit: u8,
+    /// 1: what is found is one level deeper than the element; 0: as deep (a string's bytes, a map's buckets).
+    pub deeper: u8,
+    /// Reserved, zero.
+    pub reserved: u32,
+}
+
+/// Copy `count` elements of `target` from where the word points.
+pub const ACTION_FOLLOW: u8 = 0;
+/// Non-empty interface: word → itab, whose second word is the runtime type; look it up in `DYNAMIC`.
+pub const ACTION_INTERFACE: u8 = 1;
+/// `interface {}`: the word is the runtime type; look it up in `DYNAMIC`.
+pub const ACTION_EMPTY_INTERFACE: u8 = 2;
+/// Func value: word → closure object, whose first word is the code address; look it up in `DYNAMIC`. A closure that is
+/// not found is copied as its first word alone (type `TYPE_CLOSURE_WORD`).
+pub const ACTION_FUNC: u8 = 3;
+
+/// Exactly one element.
+pub const COUNT_ONE: u8 = 0;
+/// The signed 64-bit word at `count`; less than one: nothing to follow.
+pub const COUNT_WORD: u8 = 1;
+/// `1 << (byte at count)` (a classic map's `B`).
+pub const COUNT_POWER_OF_TWO: u8 = 2;
+/// The 64-bit word at `count` plus one (a Swiss table's `lengthMask`).
+pub const COUNT_MASK_PLUS_ONE: u8 = 3;
+/// One if the 64-bit word at `count` is zero, else nothing (a small Swiss map: `dirLen` is 0).
+pub const COUNT_ONE_IF_ZERO: u8 = 4;
+/// A classic map's old buckets: `count` is `B`, the byte before it is `flags`; `1 << B` when `flags & 8` (same-size
+/// growth), else `1 << (B - 1)` (runtime/map.go, `noldbuckets`).
+pub const COUNT_OLD_BUCKETS: u8 = 5;
+
+/// At most the tracepoint's `max_items` elements.
+pub const LIMIT_ITEMS: u8 = 0;
+/// At most the tracepoint's `max_string` elements (bytes of a string).
+pub const LIMIT_STRING: u8 = 1;
+/// At most the slot's `max_count` elements.
+pub const LIMIT_FIXED: u8 = 2;
+
+/// `TYPES[0]`: no slots, elements of one byte.
+pub const TYPE_BYTES: u32 = 0;
+/// Chunk type of a closure whose code is not in `DYNAMIC`: its first word, no slots. `TYPES[1]`.
+pub const TYPE_CLOSURE_WORD: u32 = 1;
+/// Chunk type of a value whose runtime type is not in `DYNAMIC`: its raw bytes, as long as `abi.Type.Size_` says. The
+/// agent decodes it by its type word. `TYPES[2]`.
+pub const TYPE_UNKNOWN: u32 = 2;
+/// Chunk type of the type word behind an itab (8 bytes, the `*abi.Type`), so that the agent knows the dynamic type
+/// without reading the process. `TYPES[3]`.
+pub const TYPE_ITAB: u32 = 3;
+/// The first index that plans may use.
+pub const TYPE_FIRST: u32 = 16;
+
+/// Key of the map `DYNAMIC`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct DynamicKey {
+    /// Link-time address of the `abi.Type`, or of a closure's code.
+    pub link_address: u64,
+    /// Index into `IMAGES`.
+    pub image: u32,
+    /// One of `DYNAMIC_TYPE`, `DYNAMIC_CODE`.
+    pub kind: u32,
+}
+
+/// The key is a runtime type.
+pub const DYNAMIC_TYPE: u32 = 0;
+/// The key is a closure's code.
+pub const DYNAMIC_CODE: u32 = 1;
+
+/// Value of the map `DYNAMIC`: what the data word of an interface (or a func value) leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Dynamic {
+    /// Index into `TYPES`: of the value itself when it is stored indirectly, of what the data word points at when the
+    /// dynamic type is a pointer, a map or a channel; of the closure object for `DYNAMIC_CODE`.
+    pub target: u32,
+    /// One of `DYNAMIC_FOLLOW`, `DYNAMIC_FUNC`, `DYNAMIC_NOTHING`.
+    pub how: u32,
+}
+
+/// Copy one element of `target` from where the data word points.
+pub const DYNAMIC_FOLLOW: u32 = 0;
+/// The data word is a func value.
+pub const DYNAMIC_FUNC: u32 = 1;
+/// The data word is the value (an `unsafe.Pointer`) or the value has no bytes.
+pub const DYNAMIC_NOTHING: u32 = 2;
+
+/// What holds for all sites of one tracepoint. Map `TRACEPOINTS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tracepoint {
+    /// `TRACEPOINT_*` bits.
+    pub flags: u32,
+    /// Only this process (thread group id in the initial pid namespace); 0: see `TRACEPOINT_PROCESS_SET`.
+    pub tgid: u32,
+    /// Hits a second of the kernel's monotonic clock; 0: no limit.
+    pub rate_per_second: u32,
+    /// Frames of the call stack that are recorded; 0: none.
+    pub stack_frames: u32,
+    /// Records in all; 0: no limit.
+    pub limit: u64,
+    /// Levels of pointers that are followed.
+    pub max_depth: u32,
+    /// Bytes of a string.
+    pub max_string: u32,
+    /// Elements of a slice, channel buffer, map directory.
+    pub max_items: u32,
+    /// Bytes of a record; at most `MAX_RECORD_BYTES`.
+    pub max_bytes: u32,
+}
+
+/// The tracepoint is armed.
+pub const TRACEPOINT_ENABLED: u32 = 1 << 0;
+/// Only processes in the map `PROCESSES`.
+pub const TRACEPOINT_PROCESS_SET: u32 = 1 << 1;
+
+/// Key of the set `PROCESSES` (its values are one zero byte).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ProcessKey {
+    /// Index into `TRACEPOINTS`.
+    pub tracepoint: u32,
+    /// Thread group id in the initial pid namespace.
+    pub tgid: u32,
+}
+
+/// What the kernel side keeps of a tracepoint across hits. Map `STATES`. All fields change by atomic operations only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct State {
+    /// `second << 32 | hits let through in it`, where second is the kernel's monotonic clock in whole seconds.
+    pub rate_window: u64,
+    /// Slots of `Tracepoint::limit` that are taken. A slot whose record could not be written is given back.
+    pub limit_taken: u64,
+    /// The next record's `seq`.
+    pub next_seq: u64,
+    /// Reserved, zero.
+    pub reserved: u64,
+}
+
+/// The outcomes of a tracepoint's hits. Map `COUNTERS`, per CPU. At rest
+/// `hits = emitted + filtered + throttled + dropped + failed`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counters {
+    /// Times that an enabled site of the tracepoint was reached.
+    pub hits: u64,
+    /// Records handed to the ring buffer.
+    pub emitted: u64,
+    /// Another process than was asked for, or a condition that did not hold.
+    pub filtered: u64,
+    /// Past the rate or the limit.
+    pub throttled: u64,
+    /// No room in the ring buffer, or no free scratch buffer.
+    pub dropped: u64,
+    /// The capture could not be made (a map entry was missing, the root chunk could not be filled).
+    pub failed: u64,
+    /// Nanoseconds that the kernel side ran for this tracepoint's hits.
+    pub run_ns: u64,
+    /// Reserved, zero.
+    pub reserved: u64,
+}
+
+/// Where Go keeps things in one binary. Map `IMAGES`. Offsets are in bytes; [`NO_OFFSET`]: this Go has no such field.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Image {
+    /// `g` relative to the thread's FS base (negative).
+    pub tls_g_offset: i64,
+    /// `runtime.g.stack.lo`.
+    pub g_stack_lo: u32,
+    /// `runtime.g.stack.hi`.
+    pub g_stack_hi: u32,
+    /// `runtime.g.m`.
+    pub g_m: u32,
+    /// `runtime.g.goid`.
+    pub g_goid: u32,
+    /// `runtime.g.parentGoid` (Go ≥ 1.21).
+    pub g_parent_goid: u32,
+    /// `runtime.m.curg`.
+    pub m_curg: u32,
+    /// `runtime.m.g0`.
+    pub m_g0: u32,
+    /// `IMAGE_*` bits.
+    pub flags: u32,
+}
+
+/// The offsets are valid: goroutines can be named.
+pub const IMAGE_HAS_RUNTIME: u32 = 1 << 0;
+/// `tls_g_offset` is valid.
+pub const IMAGE_HAS_TLS: u32 = 1 << 1;
+/// The field does not exist in this version of Go.
+pub const NO_OFFSET: u32 = u32::MAX;
+
+super::pod! {
+    Site = 64, Window = 24, Type = 16, Slot = 32, DynamicKey = 16, Dynamic = 8, Tracepoint = 40, ProcessKey = 8,
+    State = 32, Counters = 64, Image = 40,
+}

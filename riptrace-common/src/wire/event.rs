@@ -1,0 +1,277 @@
+//! The lines of a stream of hits: what `riptrace probe --json` prints, one object a line.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    number::Address,
+    value::{Unavailable, Value},
+};
+
+/// One line of the stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Event {
+    /// A tracepoint was armed.
+    Attached(Attached),
+    /// A line was executed.
+    Hit(Box<Hit>),
+    /// The counters of a tracepoint.
+    Stats(Stats),
+    /// A tracepoint was disarmed.
+    Detached(Detached),
+    /// Something failed; the stream goes on unless it says otherwise.
+    Error(ErrorEvent),
+}
+
+/// What made a hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// A line was reached.
+    Line,
+    /// A function was entered.
+    Entry,
+    /// A function returned.
+    Return,
+    /// A function was left by a panic.
+    Panic,
+}
+
+/// What a variable is in its function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// A parameter.
+    Argument,
+    /// The method's receiver.
+    Receiver,
+    /// A local variable.
+    Local,
+    /// A variable of the enclosing function that a closure captured.
+    Captured,
+    /// A result.
+    Return,
+    /// A package variable.
+    Global,
+    /// The value of an expression that was asked for.
+    Expression,
+    /// A raw argument register of a function without debug data.
+    Register,
+}
+
+/// One execution of a traced line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Hit {
+    /// The session; absent outside a fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Arc<str>>,
+    /// The tracepoint.
+    pub tracepoint: Arc<str>,
+    /// Place among this tracepoint's hits: dense, a gap is a loss.
+    pub seq: u64,
+    /// Host name.
+    pub host: Arc<str>,
+    /// `/proc/sys/kernel/random/boot_id`: names the kernel's monotonic clock.
+    pub boot_id: Arc<str>,
+    /// One run of an agent or of `riptrace probe`.
+    pub agent: Arc<str>,
+    /// Process id.
+    pub pid: u32,
+    /// Start of the process on the kernel's boot clock, in nanoseconds; tells processes with the same pid apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_start_ns: Option<u64>,
+    /// Thread id.
+    pub tid: u32,
+    /// Process name, as `riptrace ps` prints it.
+    pub process: Arc<str>,
+    /// Build id of the executable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build_id: Option<Arc<str>>,
+    /// Container id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Arc<str>>,
+    /// Goroutine id; null where there is none or it could not be told.
+    pub goroutine: Option<u64>,
+    /// Goroutine that created it, where Go keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_goroutine: Option<u64>,
+    /// The hit was on the thread's system stack.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub system_stack: bool,
+    /// RFC 3339 in UTC with nanoseconds: the host's own clock.
+    pub time: String,
+    /// The same as nanoseconds since 1970.
+    pub time_ns: u64,
+    /// The kernel's monotonic clock in nanoseconds.
+    pub ktime_ns: u64,
+    /// CPU.
+    pub cpu: u32,
+    /// Records of this CPU before this one.
+    pub cpu_seq: u64,
+    /// Where.
+    pub location: Location,
+    /// Why.
+    pub event: Trigger,
+    /// What the line saw.
+    pub variables: Vec<Variable>,
+    /// The call stack, the hit's own frame first; absent unless asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<Vec<Frame>>,
+    /// The stack goes on behind its last frame here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stack_truncated: bool,
+}
+
+/// A place in the program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Location {
+    /// Source file, as the binary names it.
+    pub file: Arc<str>,
+    /// Line.
+    pub line: u32,
+    /// Function whose source the line is in.
+    pub function: Arc<str>,
+    /// Link-time address of the armed instruction.
+    pub pc: Address,
+    /// The function whose code holds it, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inlined_into: Option<Arc<str>>,
+}
+
+/// A variable with what was read of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Variable {
+    /// Name, or the text of the expression.
+    pub name: Arc<str>,
+    /// What it is.
+    pub role: Role,
+    /// Its value.
+    pub value: Value,
+}
+
+/// One frame of a call stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Frame {
+    /// Function.
+    pub function: Arc<str>,
+    /// Source file.
+    pub file: Arc<str>,
+    /// Line.
+    pub line: u32,
+    /// Link-time program counter.
+    pub pc: Address,
+    /// The frame has no code of its own: it was inlined into the next one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inlined: bool,
+}
+
+/// A tracepoint is armed: where, and what can be read there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Attached {
+    /// The tracepoint.
+    pub tracepoint: Arc<str>,
+    /// The location as it was asked for.
+    pub requested: String,
+    /// The executable.
+    pub executable: String,
+    /// Every armed address.
+    pub sites: Vec<SiteInfo>,
+    /// What the user should know (missing debug data, lines that moved).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// One armed address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SiteInfo {
+    /// Where.
+    pub location: Location,
+    /// The instruction there.
+    pub instruction: String,
+    /// The kernel emulates the instruction: a hit costs one trap, not two.
+    pub fast: bool,
+    /// The variables, and why some can't be read.
+    pub variables: Vec<VariableInfo>,
+}
+
+/// A variable at a site, before any hit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VariableInfo {
+    /// Name.
+    pub name: Arc<str>,
+    /// What it is.
+    pub role: Role,
+    /// Type.
+    #[serde(rename = "type")]
+    pub type_name: Arc<str>,
+    /// Where it is (`rax`, `sp+40`, `heap through sp+16`, pieces).
+    pub place: String,
+    /// Why it can't be read, or not all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<Unavailable>,
+}
+
+/// The counters of a tracepoint: `hits = emitted + filtered + throttled + dropped + failed`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Stats {
+    /// The tracepoint.
+    pub tracepoint: Arc<str>,
+    /// Times that the line was reached while armed.
+    pub hits: u64,
+    /// Records handed over.
+    pub emitted: u64,
+    /// Another process, or a condition that did not hold.
+    pub filtered: u64,
+    /// Past the rate or the limit.
+    pub throttled: u64,
+    /// No room for the record.
+    pub dropped: u64,
+    /// The capture could not be made.
+    pub failed: u64,
+    /// Emitted records that could not be decoded (each also gave an `error` line).
+    pub undecodable: u64,
+    /// Mean time that the kernel side ran for a hit, the trap itself not included, in nanoseconds.
+    pub mean_run_ns: u64,
+    /// Seconds from armed to disarmed.
+    pub seconds: f64,
+}
+
+/// Why a tracepoint was disarmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DetachReason {
+    /// `--limit` was reached.
+    Limit,
+    /// `--timeout` or the time to live ended.
+    Ttl,
+    /// It cost more than it may.
+    Budget,
+    /// Every process ended.
+    ProcessExited,
+    /// The user ended it.
+    Removed,
+    /// Something failed.
+    Error,
+}
+
+/// A tracepoint is disarmed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Detached {
+    /// The tracepoint.
+    pub tracepoint: Arc<str>,
+    /// Why.
+    pub reason: DetachReason,
+}
+
+/// Something failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ErrorEvent {
+    /// The tracepoint, if it concerns one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracepoint: Option<Arc<str>>,
+    /// What was asked, why it failed, what to do.
+    pub message: String,
+}

@@ -1,0 +1,7 @@
+//! What agent, server, page and command line say to each other: serde types with JSON schemas.
+//!
+//! Fields may be added; a field's meaning never changes. Every reader ignores fields that it does not know.
+
+pub mod event;
+pub mod number;
+pub mod value;
