@@ -5,7 +5,9 @@
 //! See `docs/architecture.md`.
 
 #[cfg(not(target_arch = "x86_64"))]
-compile_error!("RipTrace reads x86-64 registers and instructions; it does not work on other architectures yet");
+compile_error!(
+    "RipTrace reads x86-64 registers and instructions; it does not work on other architectures yet"
+);
 
 pub mod binary;
 pub mod cli;
