@@ -1,1 +1,1 @@
-//! x
+//! The crates RipTrace is tested with: see tests/.

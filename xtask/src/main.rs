@@ -1,1 +1,45 @@
-fn main() {}
+//! `cargo xtask TASK`: set-up, builds, demo, tests, kernel matrix, benchmarks and tidy checks. One task a file.
+
+mod build;
+mod demo;
+mod setup;
+mod sh;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+/// RipTrace's tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing.
+    Setup,
+    /// Build `target/release/riptrace`.
+    Build,
+    /// Build a static `riptrace` for any x86-64 Linux.
+    Dist,
+    /// Three Go services under load, and hits from a line of one of them.
+    Demo(demo::Options),
+    /// All tests.
+    Test(test::Options),
+    /// Check the invariants that a program can check.
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().task {
+        Task::Setup => setup::run(),
+        Task::Build => build::release().map(drop),
+        Task::Dist => build::dist(),
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Tidy => tidy::run(),
+    }
+}

@@ -1,0 +1,57 @@
+//! All tests: the checks that need nothing first, then the runners, whose own closing lines come last.
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::{sh, tidy};
+
+/// What to leave out.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Leave out rustfmt, clippy and tidy.
+    #[arg(long)]
+    no_lint: bool,
+    /// Leave out the kernels that are booted in an emulator.
+    #[arg(long)]
+    no_kernels: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if !options.no_lint {
+        sh::say("rustfmt, clippy, tidy");
+        sh::run(sh::command("cargo").args(["fmt", "--all", "--check"]))?;
+        sh::run(sh::command("cargo").args([
+            "clippy",
+            "--quiet",
+            "--workspace",
+            "--exclude",
+            "riptrace-ebpf",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]))?;
+        tidy::run()?;
+    }
+    let _ = options.no_kernels;
+    if !privileged() {
+        let what = "not root: the tests that need a kernel's BPF are LEFT OUT";
+        if std::env::var_os("CI").is_some() {
+            bail!("{what}; CI must run them: run it as root");
+        }
+        sh::say(what);
+    }
+    sh::run(sh::command("cargo").args(["build", "--package", "riptrace-agent"]))?;
+    sh::run(sh::command("cargo").args([
+        "test",
+        "--workspace",
+        "--exclude",
+        "riptrace-ebpf",
+        "--no-fail-fast",
+    ]))
+}
+
+/// Whether BPF tests can run: root, in the sense of the tests themselves.
+fn privileged() -> bool {
+    sh::output(std::process::Command::new("id").arg("-u")).is_ok_and(|uid| uid == "0")
+}
