@@ -19,6 +19,11 @@ pub struct VisibleVariable {
     pub decl_line: u32,
     /// Where it is.
     pub location: VariableLocation,
+    /// In an instantiated generic function, whose `ty` is only a shape (`go.shape.int`): the real type is that of the
+    /// `abi.Type` whose address is the 8-byte word at `8 * dict_index` in the dictionary, which
+    /// [`DebugInfo::dictionary_at`](super::DebugInfo::dictionary_at) locates. Dictionaries are read-only data of the
+    /// binary. `None`: `ty` is the real type.
+    pub dict_index: Option<u32>,
 }
 
 /// Where a variable's bytes are.
