@@ -91,7 +91,7 @@ pub struct FieldLayout {
 }
 
 /// A map. Which implementation it is follows from the header's field names, not from Go's version.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MapLayout {
     /// Key type.
     pub key: TypeId,

@@ -3,6 +3,8 @@
 //! A [`SitePlan`] is made for every armed address. It is complete before the first hit: every offset, size and bound
 //! is in it (invariant 4).
 
+pub mod types;
+
 use std::sync::Arc;
 
 use riptrace_common::{

@@ -29,6 +29,10 @@ pub const MAX_WINDOWS: u32 = 64 * 1024;
 pub const MAX_TYPES: u32 = 256 * 1024;
 /// Entries of the map of slots, all types together.
 pub const MAX_SLOTS: u32 = 1024 * 1024;
+/// Indexes of types from here on are for root chunks (one for each site); those below are the agent's type registry's.
+pub const FIRST_ROOT_TYPE: u32 = MAX_TYPES - MAX_SITES;
+/// Indexes of slots from here on are for root chunks.
+pub const FIRST_ROOT_SLOT: u32 = MAX_SLOTS / 4 * 3;
 /// Entries of the map from runtime type (or closure code) addresses to types.
 pub const MAX_DYNAMIC_TYPES: u32 = 128 * 1024;
 /// Entries of the map of images (binaries).

@@ -1,0 +1,551 @@
+//! Which words of a value lead somewhere: Go's knowledge of strings, slices, maps, channels, interfaces and closures,
+//! turned into the one rule that the kernel side has (`abi::program::Slot`).
+//!
+//! Types come from a [`TypeSource`]; `plan::types` numbers them for the kernel. Maps and channels are recognised by
+//! the field names of their headers (runtime/map.go up to Go 1.23, internal/runtime/maps since, runtime/chan.go), never
+//! by Go's version.
+
+use riptrace_common::abi::{
+    limits::{MAX_CHUNK_BYTES, MAX_SLOTS_PER_TYPE},
+    program::{
+        ACTION_EMPTY_INTERFACE, ACTION_FOLLOW, ACTION_FUNC, ACTION_INTERFACE, COUNT_MASK_PLUS_ONE,
+        COUNT_OLD_BUCKETS, COUNT_ONE, COUNT_ONE_IF_ZERO, COUNT_POWER_OF_TWO, COUNT_WORD, LIMIT_FIXED,
+        LIMIT_ITEMS, LIMIT_STRING,
+    },
+};
+
+use super::types::{GoType, MapLayout, Shape, TypeId, TypeSource};
+
+/// Keys and values of maps that are larger are stored behind a pointer (`abi.MapMaxKeyBytes`, `MapMaxElemBytes`; the
+/// same number in both implementations).
+const MAX_INLINE_MAP_BYTES: u64 = 128;
+/// Structs and arrays within each other: more than any real type has, so that a type that contains itself ends.
+const MAX_NESTING: u32 = 64;
+/// Types that are looked at for one layout.
+const MAX_VISITS: u32 = 16 * 1024;
+
+/// A word of a value that leads somewhere: an `abi::program::Slot` whose target is not numbered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TypeSlot {
+    /// Offset of the pointer (or of the itab or type word).
+    pub word: u32,
+    /// Offset of what `count_rule` needs (or of an interface's data word).
+    pub count: u32,
+    /// What is pointed at.
+    pub target: SlotTarget,
+    /// Elements at the most, with `LIMIT_FIXED`.
+    pub max_count: u32,
+    /// Bytes from one repetition to the next.
+    pub stride: u32,
+    /// Repetitions, at least 1.
+    pub repeat: u32,
+    /// One of `ACTION_*`.
+    pub action: u8,
+    /// One of `COUNT_*`.
+    pub count_rule: u8,
+    /// One of `LIMIT_*`.
+    pub limit: u8,
+    /// Levels that what is found is deeper by: 0 or 1.
+    pub deeper: u8,
+}
+
+impl TypeSlot {
+    /// One element of `target`, behind the word at `at`.
+    #[must_use]
+    pub fn one(at: u32, target: SlotTarget, deeper: u8) -> Self {
+        Self {
+            word: at,
+            count: at,
+            target,
+            max_count: 1,
+            stride: 0,
+            repeat: 1,
+            action: ACTION_FOLLOW,
+            count_rule: COUNT_ONE,
+            limit: LIMIT_FIXED,
+            deeper,
+        }
+    }
+
+    /// The same slot of a value that begins `by` bytes further.
+    #[must_use]
+    pub fn shifted(&self, by: u32) -> Option<Self> {
+        Some(Self { word: self.word.checked_add(by)?, count: self.count.checked_add(by)?, ..*self })
+    }
+}
+
+/// What a slot leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SlotTarget {
+    /// Bytes without slots of their own (a string's), or what is known only at run time (an interface's value).
+    Bytes,
+    /// Elements of a type.
+    Type(Target),
+    /// An entry of the kernel's map of types that is numbered already.
+    Index(u32),
+}
+
+/// A type, and as what its words are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The type.
+    pub ty: TypeId,
+    /// How its words are to be read.
+    pub part: Part,
+}
+
+/// Parts of maps and channels have structs of their own, in which pointers mean more than their types say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// An ordinary value.
+    Value,
+    /// What a map points at.
+    MapHeader(MapLayout),
+    /// A bucket of a classic map.
+    MapBucket(MapLayout),
+    /// An element of a Swiss map's directory: a pointer at a table.
+    MapDirectory(MapLayout),
+    /// A table of a Swiss map.
+    MapTable(MapLayout),
+    /// A group of a Swiss map.
+    MapGroup(MapLayout),
+    /// What a channel with elements of this type points at.
+    ChanHeader(TypeId),
+}
+
+impl Target {
+    /// The type as an ordinary value.
+    #[must_use]
+    pub fn value(ty: TypeId) -> Self {
+        Self { ty, part: Part::Value }
+    }
+}
+
+/// What is followed from a value of a type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Bytes of a value, saturated.
+    pub bytes: u32,
+    /// The words that lead somewhere.
+    pub slots: Vec<TypeSlot>,
+    /// The type leads to more than `MAX_SLOTS_PER_TYPE` places (or is nested beyond reason): the rest is left out.
+    pub cut: bool,
+    /// It is the header of something that the program may change while it is copied.
+    pub torn_check: bool,
+    /// The interface types among the words, each once: their dynamic types are worth knowing beforehand.
+    pub interfaces: Vec<TypeId>,
+}
+
+/// The words of a value of type `ty` that lead somewhere.
+#[must_use]
+pub fn slots_of(types: &dyn TypeSource, ty: TypeId) -> Vec<TypeSlot> {
+    layout_of(types, Target::value(ty)).slots
+}
+
+/// What is followed from a value of a type, or from a part of a map or channel.
+#[must_use]
+pub fn layout_of(types: &dyn TypeSource, target: Target) -> Layout {
+    let ty = types.get(target.ty);
+    let mut build = Build { types, slots: Vec::new(), cut: false, visits: 0, interfaces: Vec::new() };
+    match target.part {
+        Part::Value => build.value(target.ty, 0, 0),
+        Part::MapHeader(map) => build.map_header(&ty, map),
+        Part::MapBucket(map) => build.bucket(target.ty, &ty, map),
+        Part::MapDirectory(map) => {
+            if let Some(table) = pointee(&ty) {
+                build.follow(0, Target { ty: table, part: Part::MapTable(map) }, 0);
+            }
+        }
+        Part::MapTable(map) => build.table(&ty, map),
+        Part::MapGroup(map) => build.group(&ty, map),
+        Part::ChanHeader(elem) => build.chan_header(&ty, elem),
+    }
+    Layout {
+        bytes: u32::try_from(ty.bytes).unwrap_or(u32::MAX),
+        slots: build.slots,
+        cut: build.cut,
+        torn_check: matches!(target.part, Part::MapHeader(_)),
+        interfaces: build.interfaces,
+    }
+}
+
+/// What the data word of an interface leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DynamicTarget {
+    /// One element of this: the value, or what it points at where the data word is the value.
+    Follow(Target),
+    /// The data word is a func value.
+    Func,
+    /// The data word leads nowhere: it is the value, or the value has no bytes.
+    Nothing,
+}
+
+/// What the data word of an interface leads to when its dynamic type is `ty`. `None` where debug data does not tell
+/// whether the value itself is in the data word: Go 1.26 began to put every pointer-sized struct with one pointer
+/// there, whatever else without bytes is in it (`types.IsDirectIface`).
+#[must_use]
+pub fn dynamic_of(types: &dyn TypeSource, ty: TypeId) -> Option<DynamicTarget> {
+    let mut current = ty;
+    for _ in 0..MAX_NESTING {
+        let go = types.get(current);
+        let indirect = Some(if go.bytes == 0 {
+            DynamicTarget::Nothing
+        } else {
+            DynamicTarget::Follow(Target::value(ty))
+        });
+        match &go.shape {
+            Shape::Pointer { elem } => {
+                return Some(match elem {
+                    Some(elem) if types.get(*elem).bytes > 0 => DynamicTarget::Follow(Target::value(*elem)),
+                    _ => DynamicTarget::Nothing,
+                });
+            }
+            Shape::Map(map) => return Some(DynamicTarget::Follow(map_target(*map))),
+            Shape::Chan { elem, header } => return Some(DynamicTarget::Follow(chan_target(*elem, *header))),
+            Shape::Func => return Some(DynamicTarget::Func),
+            Shape::UnsafePointer => return Some(DynamicTarget::Nothing),
+            Shape::Unknown => return None,
+            Shape::Array { elem, len: 1 } => current = *elem,
+            Shape::Struct { fields } if go.bytes == 8 => match fields.as_slice() {
+                [only] => current = only.ty,
+                several => {
+                    let with_bytes: Vec<_> =
+                        several.iter().filter(|field| types.get(field.ty).bytes > 0).collect();
+                    return match with_bytes.as_slice() {
+                        [only] if is_pointer_shaped(types, only.ty) => None,
+                        _ => indirect,
+                    };
+                }
+            },
+            _ => return indirect,
+        }
+        if types.get(current).bytes != 8 {
+            return indirect;
+        }
+    }
+    None
+}
+
+/// Whether a value is one word that the garbage collector follows.
+fn is_pointer_shaped(types: &dyn TypeSource, ty: TypeId) -> bool {
+    !matches!(dynamic_of(types, ty), Some(DynamicTarget::Follow(target)) if target == Target::value(ty))
+}
+
+fn map_target(map: MapLayout) -> Target {
+    Target { ty: map.header, part: Part::MapHeader(map) }
+}
+
+fn chan_target(elem: TypeId, header: TypeId) -> Target {
+    Target { ty: header, part: Part::ChanHeader(elem) }
+}
+
+/// What a pointer type points at.
+fn pointee(ty: &GoType) -> Option<TypeId> {
+    match ty.shape {
+        Shape::Pointer { elem } => elem,
+        _ => None,
+    }
+}
+
+/// Offset and type of a field. Offsets too large to be read are as good as none.
+fn field(ty: &GoType, name: &str) -> Option<(u64, TypeId)> {
+    let Shape::Struct { fields } = &ty.shape else { return None };
+    let found = fields.iter().find(|field| &*field.name == name)?;
+    (found.offset < u64::from(MAX_CHUNK_BYTES)).then_some((found.offset, found.ty))
+}
+
+struct Build<'a> {
+    types: &'a dyn TypeSource,
+    slots: Vec<TypeSlot>,
+    cut: bool,
+    visits: u32,
+    interfaces: Vec<TypeId>,
+}
+
+impl Build<'_> {
+    /// What an element of an array or a map holds, on its own.
+    fn element(&mut self, fill: impl FnOnce(&mut Self)) -> Vec<TypeSlot> {
+        let mut inner = Build {
+            types: self.types,
+            slots: Vec::new(),
+            cut: false,
+            visits: self.visits,
+            interfaces: std::mem::take(&mut self.interfaces),
+        };
+        fill(&mut inner);
+        self.visits = inner.visits;
+        self.cut |= inner.cut;
+        self.interfaces = inner.interfaces;
+        inner.slots
+    }
+
+    fn value(&mut self, ty: TypeId, at: u64, nesting: u32) {
+        self.visits += 1;
+        if nesting > MAX_NESTING || self.visits > MAX_VISITS {
+            self.cut = true;
+            return;
+        }
+        if at >= u64::from(MAX_CHUNK_BYTES) {
+            return;
+        }
+        let id = ty;
+        let ty = self.types.get(id);
+        match &ty.shape {
+            Shape::Scalar | Shape::UnsafePointer | Shape::Unknown | Shape::Pointer { elem: None } => {}
+            Shape::String => {
+                self.push(at, at + 8, SlotTarget::Bytes, ACTION_FOLLOW, COUNT_WORD, LIMIT_STRING, 0);
+            }
+            Shape::Slice { elem } => {
+                if self.types.get(*elem).bytes > 0 {
+                    self.run(at, at + 8, Target::value(*elem), COUNT_WORD, 1);
+                }
+            }
+            Shape::Pointer { elem: Some(elem) } => self.follow(at, Target::value(*elem), 1),
+            Shape::Map(map) => self.follow(at, map_target(*map), 1),
+            Shape::Chan { elem, header } => self.follow(at, chan_target(*elem, *header), 1),
+            Shape::Interface | Shape::EmptyInterface => {
+                if !self.interfaces.contains(&id) {
+                    self.interfaces.push(id);
+                }
+                let empty = ty.shape == Shape::EmptyInterface;
+                self.dynamic(at, at + 8, if empty { ACTION_EMPTY_INTERFACE } else { ACTION_INTERFACE });
+            }
+            Shape::Func => self.dynamic(at, at, ACTION_FUNC),
+            Shape::Array { elem, len } => self.array(*elem, *len, at, nesting),
+            Shape::Struct { fields } => {
+                for field in fields {
+                    if let Some(at) = at.checked_add(field.offset) {
+                        self.value(field.ty, at, nesting + 1);
+                    }
+                    if self.cut {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn array(&mut self, elem: TypeId, len: u64, at: u64, nesting: u32) {
+        let elem_bytes = self.types.get(elem).bytes;
+        if len == 0 || elem_bytes == 0 || at >= u64::from(MAX_CHUNK_BYTES) {
+            return;
+        }
+        for slot in self.element(|inner| inner.value(elem, 0, nesting + 1)) {
+            self.repeat(slot, len, elem_bytes, at);
+        }
+    }
+
+    /// Adds `slot`, as it is in an element, for each of `len` elements of `elem_bytes` that begin at `at`.
+    fn repeat(&mut self, slot: TypeSlot, len: u64, elem_bytes: u64, at: u64) {
+        let limit = u64::from(MAX_CHUNK_BYTES);
+        let first = at + u64::from(slot.word.max(slot.count)) + 8;
+        // Elements behind the largest chunk are never copied, so their words are never read.
+        let Some(room) = limit.checked_sub(first) else { return };
+        let len = len.min(room / elem_bytes + 1);
+        let shifted = |by: u64| {
+            let by = u32::try_from(at + by).ok()?;
+            Some(TypeSlot { word: slot.word.checked_add(by)?, count: slot.count.checked_add(by)?, ..slot })
+        };
+        let as_u32 = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        let run_of_slots = u64::from(slot.repeat) * u64::from(slot.stride);
+        if slot.repeat == 1 || run_of_slots == elem_bytes {
+            // One slot in each element, or elements whose slots follow each other without a gap.
+            let stride = if slot.repeat == 1 { as_u32(elem_bytes) } else { slot.stride };
+            let Some(slot) = shifted(0) else { return };
+            let wanted = u64::from(slot.repeat) * len;
+            let readable = room / u64::from(stride) + 1;
+            self.add(TypeSlot { repeat: as_u32(wanted.min(readable)), stride, ..slot });
+        } else if u64::from(slot.repeat) <= len {
+            for inner in 0..u64::from(slot.repeat) {
+                if let Some(one) = shifted(inner * u64::from(slot.stride)) {
+                    let first = u64::from(one.word.max(one.count)) + 8;
+                    let Some(room) = limit.checked_sub(first) else { return };
+                    let repeat = as_u32(len.min(room / elem_bytes + 1));
+                    self.add(TypeSlot { repeat, stride: as_u32(elem_bytes), ..one });
+                }
+            }
+        } else {
+            for element in 0..len {
+                if let Some(one) = shifted(element * elem_bytes) {
+                    self.add(one);
+                }
+            }
+        }
+    }
+
+    fn map_header(&mut self, header: &GoType, map: MapLayout) {
+        if let (Some((directory, pointer)), Some((length, _))) =
+            (field(header, "dirPtr"), field(header, "dirLen"))
+        {
+            // A small map has one group and no tables: `dirLen` is 0 and `dirPtr` points at the group.
+            let entry = pointee(&self.types.get(pointer));
+            let table = entry.and_then(|entry| pointee(&self.types.get(entry)));
+            if let Some(group) = table.and_then(|table| self.group_of(table)) {
+                let group = Target { ty: group, part: Part::MapGroup(map) };
+                self.run_limited(directory, length, group, COUNT_ONE_IF_ZERO, LIMIT_FIXED, 0);
+            }
+            if let Some(entry) = entry {
+                let entry = Target { ty: entry, part: Part::MapDirectory(map) };
+                self.run(directory, length, entry, COUNT_WORD, 0);
+            }
+            return;
+        }
+        let Some((b, _)) = field(header, "B") else { return };
+        for (name, rule) in [("buckets", COUNT_POWER_OF_TWO), ("oldbuckets", COUNT_OLD_BUCKETS)] {
+            if let Some((at, pointer)) = field(header, name)
+                && let Some(bucket) = pointee(&self.types.get(pointer))
+            {
+                self.run(at, b, Target { ty: bucket, part: Part::MapBucket(map) }, rule, 0);
+            }
+        }
+    }
+
+    fn group_of(&self, table: TypeId) -> Option<TypeId> {
+        let (_, groups) = field(&self.types.get(table), "groups")?;
+        let (_, data) = field(&self.types.get(groups), "data")?;
+        pointee(&self.types.get(data))
+    }
+
+    fn table(&mut self, table: &GoType, map: MapLayout) {
+        let Some((at, groups)) = field(table, "groups") else { return };
+        let groups = self.types.get(groups);
+        if let (Some((data, pointer)), Some((mask, _))) =
+            (field(&groups, "data"), field(&groups, "lengthMask"))
+            && let Some(group) = pointee(&self.types.get(pointer))
+        {
+            let group = Target { ty: group, part: Part::MapGroup(map) };
+            self.run(at + data, at + mask, group, COUNT_MASK_PLUS_ONE, 0);
+        }
+    }
+
+    fn group(&mut self, group: &GoType, map: MapLayout) {
+        // Pairs side by side, or (GOEXPERIMENT=mapsplitgroup) all keys in front of all values.
+        if let Some((at, slots)) = field(group, "slots") {
+            let Shape::Array { elem: slot, len } = self.types.get(slots).shape else { return };
+            let slot_type = self.types.get(slot);
+            for (name, declared) in [("key", map.key), ("elem", map.value)] {
+                if let Some((within, stored)) = field(&slot_type, name) {
+                    self.stored(stored, declared, at + within, len, slot_type.bytes);
+                }
+            }
+        } else {
+            self.stored_arrays(group, [("keys", map.key), ("elems", map.value)]);
+        }
+    }
+
+    fn bucket(&mut self, id: TypeId, bucket: &GoType, map: MapLayout) {
+        self.stored_arrays(bucket, [("keys", map.key), ("values", map.value)]);
+        if let Some((overflow, _)) = field(bucket, "overflow") {
+            // Its type may be `uintptr` (a bucket without pointers); it is a bucket's address all the same.
+            self.follow(overflow, Target { ty: id, part: Part::MapBucket(map) }, 0);
+        }
+    }
+
+    fn stored_arrays(&mut self, holder: &GoType, arrays: [(&str, TypeId); 2]) {
+        for (name, declared) in arrays {
+            if let Some((at, array)) = field(holder, name)
+                && let Shape::Array { elem, len } = self.types.get(array).shape
+            {
+                let stride = self.types.get(elem).bytes;
+                self.stored(elem, declared, at, len, stride);
+            }
+        }
+    }
+
+    /// Keys or values of a map: `len` of them, `stride` bytes apart.
+    fn stored(&mut self, stored: TypeId, declared: TypeId, at: u64, len: u64, stride: u64) {
+        if stride == 0 || len == 0 {
+            return;
+        }
+        let indirect = is_stored_indirectly(self.types, stored, declared);
+        let slots = self.element(|inner| {
+            if indirect {
+                inner.follow(0, Target::value(declared), 0);
+            } else {
+                inner.value(stored, 0, 0);
+            }
+        });
+        for slot in slots {
+            self.repeat(slot, len, stride, at);
+        }
+    }
+
+    fn chan_header(&mut self, header: &GoType, elem: TypeId) {
+        if self.types.get(elem).bytes == 0 {
+            return;
+        }
+        if let (Some((buffer, _)), Some((length, _))) = (field(header, "buf"), field(header, "dataqsiz")) {
+            self.run(buffer, length, Target::value(elem), COUNT_WORD, 0);
+        }
+    }
+
+    /// One element.
+    fn follow(&mut self, word: u64, target: Target, deeper: u8) {
+        if self.types.get(target.ty).bytes > 0 {
+            self.push(word, word, SlotTarget::Type(target), ACTION_FOLLOW, COUNT_ONE, LIMIT_FIXED, deeper);
+        }
+    }
+
+    /// As many elements as something says, within `max_items`.
+    fn run(&mut self, word: u64, count: u64, target: Target, rule: u8, deeper: u8) {
+        self.run_limited(word, count, target, rule, LIMIT_ITEMS, deeper);
+    }
+
+    fn run_limited(&mut self, word: u64, count: u64, target: Target, rule: u8, limit: u8, deeper: u8) {
+        if self.types.get(target.ty).bytes > 0 {
+            self.push(word, count, SlotTarget::Type(target), ACTION_FOLLOW, rule, limit, deeper);
+        }
+    }
+
+    fn dynamic(&mut self, word: u64, data: u64, action: u8) {
+        self.push(word, data, SlotTarget::Bytes, action, COUNT_ONE, LIMIT_FIXED, 1);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one for each field that a slot has")]
+    fn push(
+        &mut self,
+        word: u64,
+        count: u64,
+        target: SlotTarget,
+        action: u8,
+        count_rule: u8,
+        limit: u8,
+        deeper: u8,
+    ) {
+        let readable = |at: u64| at.checked_add(8).is_some_and(|end| end <= u64::from(MAX_CHUNK_BYTES));
+        if readable(word) && readable(count) {
+            #[expect(clippy::cast_possible_truncation, reason = "both are below MAX_CHUNK_BYTES")]
+            let (word, count) = (word as u32, count as u32);
+            self.add(TypeSlot {
+                word,
+                count,
+                target,
+                max_count: 1,
+                stride: 0,
+                repeat: 1,
+                action,
+                count_rule,
+                limit,
+                deeper,
+            });
+        }
+    }
+
+    fn add(&mut self, slot: TypeSlot) {
+        if self.slots.len() < MAX_SLOTS_PER_TYPE as usize {
+            self.slots.push(slot);
+        } else {
+            self.cut = true;
+        }
+    }
+}
+
+/// Whether a map's keys (or values) of type `declared` lie behind pointers, given the type `stored` that its buckets or
+/// groups hold.
+#[must_use]
+pub fn is_stored_indirectly(types: &dyn TypeSource, stored: TypeId, declared: TypeId) -> bool {
+    stored != declared
+        && types.get(declared).bytes > MAX_INLINE_MAP_BYTES
+        && types.get(stored).bytes == 8
+        && matches!(types.get(stored).shape, Shape::Pointer { .. } | Shape::UnsafePointer)
+}
