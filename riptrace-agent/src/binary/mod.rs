@@ -1,1 +1,14 @@
-//! binary
+//! Programs on disk and in `/proc`: opening ELF files, finding their debug data, listing processes. The only part of
+//! binary analysis that does I/O; it hands `Bytes` to the pure modules `dwarf` and `golang`.
+
+pub mod cache;
+pub mod container;
+pub mod debug;
+pub mod elf;
+pub mod executable;
+pub mod inflate;
+pub mod process;
+
+pub use debug::{DebugMissing, DebugOptions, Progress};
+pub use executable::{BinaryError, Executable};
+pub use process::Process;

@@ -1,4 +1,9 @@
 //! What Go puts where: types and their layouts, the runtime's own structs, the line table of the runtime. Pure.
 
+pub mod buildinfo;
 pub mod layout;
+pub mod moduledata;
+pub mod pclntab;
+pub mod runtime;
 pub mod types;
+pub mod version;

@@ -1,0 +1,196 @@
+//! Inflating compressed debug sections: in parallel, through small buffers, straight into a file.
+//!
+//! Go compresses debug sections by default. What is inflated may be several hundred megabytes, so it never lies in
+//! memory as a whole: each section streams to its place in a cache file, which is then mapped.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+use bytes::Bytes;
+use flate2::{Decompress, FlushDecompress, Status};
+
+/// Bytes that one section inflates to at the most. Debug sections of the largest known programs have a few hundred MB.
+pub const MAX_SECTION_BYTES: u64 = 4 << 30;
+/// Deflate can't do better than this (zlib's technical notes, "Maximum Compression Factor"), so a header that claims
+/// more lies.
+const MAX_RATIO: u64 = 1032;
+/// Threads at the most; sections are few and of unequal size.
+const MAX_THREADS: usize = 8;
+/// What is inflated before it is written.
+const BUFFER_BYTES: usize = 256 << 10;
+
+const CHDR_BYTES: usize = 24;
+const ELFCOMPRESS_ZLIB: u32 = 1;
+const ELFCOMPRESS_ZSTD: u32 = 2;
+
+/// Why a section can't be inflated.
+#[derive(Debug, thiserror::Error)]
+pub enum InflateError {
+    /// Compressed in a way that is not supported.
+    #[error(
+        "section {section} is compressed with {method}; decompress it with `objcopy --decompress-debug-sections`"
+    )]
+    Method {
+        /// The section's name.
+        section: String,
+        /// What it is compressed with.
+        method: String,
+    },
+    /// The header claims a size that is impossible or beyond the limit.
+    #[error(
+        "section {section} claims to inflate to {claimed_bytes} bytes; at most {limit_bytes} are believed"
+    )]
+    TooLarge {
+        /// The section's name.
+        section: String,
+        /// What its header claims.
+        claimed_bytes: u64,
+        /// The most that is accepted of this section.
+        limit_bytes: u64,
+    },
+    /// The data is not what the header promises.
+    #[error("section {section} is damaged")]
+    Damaged {
+        /// The section's name.
+        section: String,
+    },
+    /// The inflated data could not be written.
+    #[error("cannot write inflated debug data: {0}")]
+    Write(#[from] io::Error),
+}
+
+/// A section to inflate.
+#[derive(Clone, Debug)]
+pub struct Compressed {
+    /// Its name, for messages.
+    pub name: String,
+    /// The zlib stream.
+    pub stream: Bytes,
+    /// Bytes that it inflates to, by its header.
+    pub inflated_bytes: u64,
+}
+
+impl Compressed {
+    /// Reads the header of a section with `SHF_COMPRESSED` (ELF specification, `Elf64_Chdr`).
+    pub fn from_elf(name: &str, section: &Bytes) -> Result<Self, InflateError> {
+        let damaged = || InflateError::Damaged { section: name.to_owned() };
+        let header = section.get(..CHDR_BYTES).ok_or_else(damaged)?;
+        let method = header.first_chunk().copied().map(u32::from_le_bytes).ok_or_else(damaged)?;
+        let size = header.get(8..).and_then(|size| size.first_chunk()).copied().ok_or_else(damaged)?;
+        let method = match method {
+            ELFCOMPRESS_ZLIB => {
+                return Self::new(name, section.slice(CHDR_BYTES..), u64::from_le_bytes(size));
+            }
+            ELFCOMPRESS_ZSTD => "zstd".to_owned(),
+            other => format!("method {other}"),
+        };
+        Err(InflateError::Method { section: name.to_owned(), method })
+    }
+
+    /// Reads the header of a `.zdebug_*` section: `ZLIB` and the size, big-endian.
+    pub fn from_gnu(name: &str, section: &Bytes) -> Result<Self, InflateError> {
+        let damaged = || InflateError::Damaged { section: name.to_owned() };
+        let size =
+            section.strip_prefix(b"ZLIB").and_then(|rest| rest.first_chunk()).copied().ok_or_else(damaged)?;
+        Self::new(name, section.slice(12..), u64::from_be_bytes(size))
+    }
+
+    fn new(name: &str, stream: Bytes, inflated_bytes: u64) -> Result<Self, InflateError> {
+        let limit_bytes = MAX_SECTION_BYTES.min((stream.len() as u64).saturating_mul(MAX_RATIO));
+        if inflated_bytes > limit_bytes {
+            let section = name.to_owned();
+            return Err(InflateError::TooLarge { section, claimed_bytes: inflated_bytes, limit_bytes });
+        }
+        Ok(Self { name: name.to_owned(), stream, inflated_bytes })
+    }
+
+    /// Inflates into `file` from `offset` on; exactly `inflated_bytes` are written, or it is an error.
+    fn inflate_into(
+        &self,
+        file: &File,
+        offset: u64,
+        stop: &AtomicBool,
+        written: impl Fn(u64),
+    ) -> Result<(), InflateError> {
+        let damaged = || InflateError::Damaged { section: self.name.clone() };
+        let mut inflater = Decompress::new(true);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            let consumed = usize::try_from(inflater.total_in()).map_err(|_| damaged())?;
+            let done = inflater.total_out();
+            let input = self.stream.get(consumed..).ok_or_else(damaged)?;
+            let status =
+                inflater.decompress(input, &mut buffer, FlushDecompress::None).map_err(|_| damaged())?;
+            let produced = inflater.total_out() - done;
+            if inflater.total_out() > self.inflated_bytes {
+                return Err(damaged());
+            }
+            let produced_bytes = usize::try_from(produced).ok().and_then(|produced| buffer.get(..produced));
+            file.write_all_at(produced_bytes.ok_or_else(damaged)?, offset + done)?;
+            written(produced);
+            match status {
+                Status::StreamEnd if inflater.total_out() == self.inflated_bytes => return Ok(()),
+                Status::StreamEnd => return Err(damaged()),
+                Status::Ok | Status::BufError => {
+                    let stuck = produced == 0 && inflater.total_in() as usize == consumed;
+                    if stuck || stop.load(Ordering::Relaxed) {
+                        return Err(damaged());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Inflates sections to their offsets in `file`, on as many threads as there are processors; `progress` is told the
+/// bytes done so far.
+pub fn inflate_all(
+    sections: &[(Compressed, u64)],
+    file: &File,
+    progress: impl Fn(u64),
+) -> Result<(), InflateError> {
+    // The longest first, so that the last thread to finish has little left to do alone.
+    let mut order: Vec<&(Compressed, u64)> = sections.iter().collect();
+    order.sort_by_key(|(section, _)| std::cmp::Reverse(section.inflated_bytes));
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS).min(order.len());
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let (sender, receiver) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            let sender = sender.clone();
+            let (order, next, stop) = (&order, &next, &stop);
+            scope.spawn(move || {
+                while let Some((section, offset)) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let written = |bytes| drop(sender.send(Ok(bytes)));
+                    if let Err(error) = section.inflate_into(file, *offset, stop, written) {
+                        stop.store(true, Ordering::Relaxed);
+                        drop(sender.send(Err(error)));
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let mut done = 0;
+        let mut first_error = None;
+        for message in receiver {
+            match message {
+                Ok(bytes) => {
+                    done += bytes;
+                    progress(done);
+                }
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    })
+}
