@@ -1,1 +1,40 @@
+//! RipTrace's kernel side: entry points only.
+//!
+//! Two programs from one body: `uprobe.multi` for links with many places (Linux 6.6), `uprobe` for links with one.
+//! Data comes from the trapped thread's registers and memory and from the maps that the agent fills; it goes to the
+//! ring buffer.
+
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod raw;
+
+#[cfg(target_arch = "bpf")]
+mod entry {
+    use aya_ebpf::{macros::uprobe, programs::ProbeContext};
+
+    #[uprobe]
+    fn riptrace_single(context: ProbeContext) -> u32 {
+        crate::raw::attach_cookie(context.regs) as u32
+    }
+
+    #[uprobe(multi)]
+    fn riptrace_multi(context: ProbeContext) -> u32 {
+        crate::raw::attach_cookie(context.regs) as u32
+    }
+
+    /// The helpers that read memory need a licence that the GPL is compatible with.
+    #[unsafe(link_section = "license")]
+    #[unsafe(no_mangle)]
+    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+    #[panic_handler]
+    fn panic(_info: &core::panic::PanicInfo) -> ! {
+        loop {}
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,1 +1,539 @@
-//! probe
+//! The kernel side, as the agent sees it: loaded programs, what they are told, where they are attached.
+//!
+//! Takes plans (`plan`) and executables' file offsets; gives a [`crate::ring::RingReader`] with the hits' records, and
+//! counters. This module and `ring` are the only users of aya. Nothing is pinned: all of it ends with the process.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+use aya::{
+    Ebpf, VerifierLogLevel,
+    maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf},
+};
+use riptrace_common::abi::{
+    limits,
+    program::{
+        Counters, Dynamic, DynamicKey, Image, ProcessKey, SITE_ENABLED, SITE_HAS_CFA, Site, Slot, State,
+        TRACEPOINT_ENABLED, TRACEPOINT_PROCESS_SET, TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_UNKNOWN,
+        Tracepoint, Type, Window,
+    },
+};
+
+use crate::{
+    plan::{SitePlan, types::Upload},
+    ring::RingReader,
+};
+
+mod attach;
+mod btf;
+mod error;
+mod features;
+mod load;
+mod map;
+mod registry;
+
+pub use attach::Scope;
+pub use error::ProbeError;
+pub use features::{Feature, Features};
+use registry::{Registry, SiteEntry};
+
+/// How the kernel side is loaded.
+#[derive(Clone, Debug)]
+pub struct KernelOptions {
+    /// Bytes of the ring buffer between kernel and agent; a power of two. All CPUs share it.
+    ///
+    /// 8 MiB hold a second of 20,000 records of 400 bytes, or 128 of the largest ones, so that an agent that drains
+    /// every 10 ms has room for a burst a hundred times its usual rate.
+    pub ring_bytes: u32,
+    /// One link a place even where the kernel has `uprobe_multi`; for tests.
+    pub force_single_links: bool,
+    /// Hits that can be captured on one CPU at the same time (one is preempted while it runs). 1 to 8.
+    pub scratch_per_cpu: u32,
+    /// What the verifier is asked to say.
+    pub verifier_log: VerifierLogLevel,
+}
+
+impl Default for KernelOptions {
+    fn default() -> Self {
+        Self {
+            ring_bytes: 8 * 1024 * 1024,
+            force_single_links: false,
+            scratch_per_cpu: 2,
+            verifier_log: load::DEFAULT_VERIFIER_LOG,
+        }
+    }
+}
+
+/// An entry of the map of sites, and which use of it this is. The uprobe's cookie is both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SiteHandle {
+    /// Index into `SITES`; `record::Header::site`.
+    pub index: u32,
+    /// `record::Header::generation`.
+    pub generation: u32,
+}
+
+impl SiteHandle {
+    /// What the kernel side is handed with every hit.
+    pub fn cookie(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+}
+
+/// One successful [`Kernel::attach`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AttachmentId(u64);
+
+/// What one tracepoint needs to be given back.
+#[derive(Debug)]
+struct TracepointEntry {
+    tracepoint: Tracepoint,
+    tgids: Vec<u32>,
+    sites: Vec<SiteHandle>,
+}
+
+/// Loaded programs and maps. Dropping it detaches and unloads everything.
+pub struct Kernel {
+    ebpf: Ebpf,
+    multi: bool,
+    /// The kernel's own filter by process works for links with many places.
+    multi_process_scope: bool,
+    sites: Array<MapData, Site>,
+    tracepoints: Array<MapData, Tracepoint>,
+    states: Array<MapData, State>,
+    counters: PerCpuArray<MapData, Counters>,
+    windows: Array<MapData, Window>,
+    types: Array<MapData, Type>,
+    slots: Array<MapData, Slot>,
+    images: Array<MapData, Image>,
+    dynamic: BpfHashMap<MapData, DynamicKey, Dynamic>,
+    processes: BpfHashMap<MapData, ProcessKey, u8>,
+    registry: Registry,
+    tracepoint_entries: BTreeMap<u32, TracepointEntry>,
+    attachments: HashMap<AttachmentId, attach::Attachment>,
+    next_attachment: u64,
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Kernel")
+            .field("multi", &self.multi)
+            .field("tracepoints", &self.tracepoint_entries.len())
+            .field("attachments", &self.attachments.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    /// Loads the programs. Nothing traps yet.
+    pub fn load(options: &KernelOptions) -> Result<Self, ProbeError> {
+        let mut ebpf = load::object(options)?;
+        let multi = !options.force_single_links && features::uprobe_multi().is_yes();
+        let multi_process_scope = multi && features::uprobe_multi_process_scope().is_yes();
+        let name = if multi { load::MULTI } else { load::SINGLE };
+        attach::program(&mut ebpf, name)?.load().map_err(|error| load::refused("the program", error))?;
+        let mut kernel = Self {
+            sites: array(&mut ebpf, "SITES")?,
+            tracepoints: array(&mut ebpf, "TRACEPOINTS")?,
+            states: array(&mut ebpf, "STATES")?,
+            counters: take(&mut ebpf, "COUNTERS")?.try_into().map_err(|error| bad_map("COUNTERS", &error))?,
+            windows: array(&mut ebpf, "WINDOWS")?,
+            types: array(&mut ebpf, "TYPES")?,
+            slots: array(&mut ebpf, "SLOTS")?,
+            images: array(&mut ebpf, "IMAGES")?,
+            dynamic: take(&mut ebpf, "DYNAMIC")?.try_into().map_err(|error| bad_map("DYNAMIC", &error))?,
+            processes: take(&mut ebpf, "PROCESSES")?
+                .try_into()
+                .map_err(|error| bad_map("PROCESSES", &error))?,
+            ebpf,
+            multi,
+            multi_process_scope,
+            registry: Registry::new(),
+            tracepoint_entries: BTreeMap::new(),
+            attachments: HashMap::new(),
+            next_attachment: 0,
+        };
+        kernel.write_builtin_types()?;
+        Ok(kernel)
+    }
+
+    /// What this machine offers.
+    pub fn features() -> Features {
+        Features::detect()
+    }
+
+    /// Whether many places share one link.
+    pub fn uses_multi_links(&self) -> bool {
+        self.multi
+    }
+
+    /// The types that every kernel side knows (abi/program.rs).
+    fn write_builtin_types(&mut self) -> Result<(), ProbeError> {
+        let plain = |bytes| Type { bytes, ..Type::default() };
+        map::write(
+            &self.types,
+            "TYPES",
+            &[TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_UNKNOWN, TYPE_ITAB],
+            &[plain(1), plain(8), plain(1), plain(8)],
+        )
+    }
+
+    /// Tells the kernel side about an executable. The index names it in sites and in `DynamicKey`.
+    pub fn add_image(&mut self, image: &Image) -> Result<u32, ProbeError> {
+        let index = self.registry.images.allocate()?;
+        map::write(&self.images, "IMAGES", &[index], std::slice::from_ref(image))?;
+        Ok(index)
+    }
+
+    /// Takes an image back. The sites that name it must be gone.
+    pub fn remove_image(&mut self, index: u32) {
+        self.registry.images.release(index);
+    }
+
+    /// Writes newly compiled types.
+    pub fn upload(&mut self, upload: &Upload) -> Result<(), ProbeError> {
+        if let Some(&(index, _)) = upload.types.iter().find(|(index, _)| *index >= limits::FIRST_ROOT_TYPE) {
+            return Err(ProbeError::Full { what: "types", wanted: index, capacity: limits::FIRST_ROOT_TYPE });
+        }
+        if let Some(&(index, _)) = upload.slots.iter().find(|(index, _)| *index >= limits::FIRST_ROOT_SLOT) {
+            return Err(ProbeError::Full { what: "slots", wanted: index, capacity: limits::FIRST_ROOT_SLOT });
+        }
+        // A type is reachable only through a slot or a dynamic entry, so what is pointed at is written first.
+        let (keys, values): (Vec<_>, Vec<_>) = upload.slots.iter().copied().unzip();
+        map::write(&self.slots, "SLOTS", &keys, &values)?;
+        let (keys, values): (Vec<_>, Vec<_>) = upload.types.iter().copied().unzip();
+        map::write(&self.types, "TYPES", &keys, &values)?;
+        let (keys, values): (Vec<_>, Vec<_>) = upload.dynamic.iter().copied().unzip();
+        map::write(&self.dynamic, "DYNAMIC", &keys, &values)
+    }
+
+    /// Makes a tracepoint; it is armed at once if it says so (`TRACEPOINT_ENABLED`). `tgids`: the only processes that
+    /// give hits (ids of the initial pid namespace); none: what `Tracepoint::tgid` says.
+    pub fn add_tracepoint(&mut self, tracepoint: &Tracepoint, tgids: &[u32]) -> Result<u32, ProbeError> {
+        let index = self.registry.tracepoints.allocate()?;
+        let entry = TracepointEntry { tracepoint: *tracepoint, tgids: Vec::new(), sites: Vec::new() };
+        self.tracepoint_entries.insert(index, entry);
+        let written = self.write_state(index).and_then(|()| self.write_processes(index, tgids));
+        if let Err(error) = written {
+            self.tracepoint_entries.remove(&index);
+            self.registry.tracepoints.release(index);
+            return Err(error);
+        }
+        Ok(index)
+    }
+
+    fn write_state(&mut self, index: u32) -> Result<(), ProbeError> {
+        map::write(&self.states, "STATES", &[index], &[State::default()])?;
+        let cpus = features::possible_cpus().unwrap_or(1) as usize;
+        let zeros = aya::maps::PerCpuValues::try_from(vec![Counters::default(); cpus])
+            .map_err(|source| ProbeError::Map { operation: "clearing", map: "COUNTERS", source })?;
+        self.counters.set(index, zeros, 0).map_err(|error| map_error("clearing", "COUNTERS", &error))
+    }
+
+    /// Replaces the set of processes that give hits; none: all (or what `Tracepoint::tgid` says).
+    pub fn set_processes(&mut self, index: u32, tgids: &[u32]) -> Result<(), ProbeError> {
+        self.write_processes(index, tgids)
+    }
+
+    fn write_processes(&mut self, index: u32, tgids: &[u32]) -> Result<(), ProbeError> {
+        let entry = self.tracepoint_entries.get_mut(&index).ok_or_else(|| unknown("tracepoint", index))?;
+        let keys: Vec<_> = tgids.iter().map(|&tgid| ProcessKey { tracepoint: index, tgid }).collect();
+        map::write(&self.processes, "PROCESSES", &keys, &vec![0u8; keys.len()])?;
+        let mut tracepoint = entry.tracepoint;
+        tracepoint.flags &= !TRACEPOINT_PROCESS_SET;
+        match tgids {
+            [] => {}
+            // The single id is compared without a look into the set.
+            &[tgid] => tracepoint.tgid = tgid,
+            _ => {
+                tracepoint.tgid = 0;
+                tracepoint.flags |= TRACEPOINT_PROCESS_SET;
+            }
+        }
+        map::write(&self.tracepoints, "TRACEPOINTS", &[index], &[tracepoint])?;
+        entry.tracepoint = tracepoint;
+        let gone: Vec<u32> = entry.tgids.iter().copied().filter(|tgid| !tgids.contains(tgid)).collect();
+        entry.tgids = tgids.to_vec();
+        for tgid in gone {
+            // An entry that is not there any more is what was wanted.
+            let _ = self.processes.remove(&ProcessKey { tracepoint: index, tgid });
+        }
+        Ok(())
+    }
+
+    /// Lets the tracepoint's sites give hits.
+    pub fn enable(&mut self, index: u32) -> Result<(), ProbeError> {
+        self.change(index, |tracepoint| tracepoint.flags |= TRACEPOINT_ENABLED)
+    }
+
+    /// Stops hits at once: what traps from now on is neither captured nor counted.
+    pub fn disable(&mut self, index: u32) -> Result<(), ProbeError> {
+        self.change(index, |tracepoint| tracepoint.flags &= !TRACEPOINT_ENABLED)
+    }
+
+    /// Changes limits of a live tracepoint. The processes are changed by [`Self::set_processes`].
+    pub fn change(&mut self, index: u32, change: impl FnOnce(&mut Tracepoint)) -> Result<(), ProbeError> {
+        let entry = self.tracepoint_entries.get_mut(&index).ok_or_else(|| unknown("tracepoint", index))?;
+        let mut tracepoint = entry.tracepoint;
+        change(&mut tracepoint);
+        map::write(&self.tracepoints, "TRACEPOINTS", &[index], &[tracepoint])?;
+        entry.tracepoint = tracepoint;
+        Ok(())
+    }
+
+    /// Writes the sites of a tracepoint, in the order of `plans`. Their types must have been uploaded. They trap once
+    /// they are attached.
+    pub fn add_sites(
+        &mut self,
+        tracepoint: u32,
+        image: u32,
+        plans: &[&SitePlan],
+    ) -> Result<Vec<SiteHandle>, ProbeError> {
+        if !self.tracepoint_entries.contains_key(&tracepoint) {
+            return Err(unknown("tracepoint", tracepoint));
+        }
+        let mut handles = Vec::with_capacity(plans.len());
+        let result = self
+            .allocate_sites(tracepoint, plans, &mut handles)
+            .and_then(|()| self.write_sites(tracepoint, image, plans, &handles));
+        if let Err(error) = result {
+            for handle in handles {
+                self.release_site(handle);
+            }
+            return Err(error);
+        }
+        if let Some(entry) = self.tracepoint_entries.get_mut(&tracepoint) {
+            entry.sites.extend(&handles);
+        }
+        Ok(handles)
+    }
+
+    fn allocate_sites(
+        &mut self,
+        tracepoint: u32,
+        plans: &[&SitePlan],
+        handles: &mut Vec<SiteHandle>,
+    ) -> Result<(), ProbeError> {
+        for plan in plans {
+            let (windows, slots) = plan_sizes(plan)?;
+            let first_window = self.registry.windows.allocate(windows)?;
+            let first_slot = match self.registry.root_slots.allocate(slots) {
+                Ok(first_slot) => first_slot,
+                Err(error) => {
+                    self.registry.windows.release(first_window, windows);
+                    return Err(error);
+                }
+            };
+            let index = match self.registry.sites.allocate() {
+                Ok(index) => index,
+                Err(error) => {
+                    self.registry.windows.release(first_window, windows);
+                    self.registry.root_slots.release(first_slot, slots);
+                    return Err(error);
+                }
+            };
+            let entry = &mut self.registry.site_entries[index as usize];
+            let generation = entry.generation.wrapping_add(1);
+            *entry = SiteEntry {
+                generation,
+                tracepoint: Some(tracepoint),
+                first_window,
+                windows,
+                first_slot,
+                slots,
+            };
+            handles.push(SiteHandle { index, generation });
+        }
+        Ok(())
+    }
+
+    fn write_sites(
+        &mut self,
+        tracepoint: u32,
+        image: u32,
+        plans: &[&SitePlan],
+        handles: &[SiteHandle],
+    ) -> Result<(), ProbeError> {
+        let mut windows = (Vec::new(), Vec::new());
+        let mut slots = (Vec::new(), Vec::new());
+        let mut types = (Vec::new(), Vec::new());
+        let mut sites = (Vec::new(), Vec::new());
+        for (plan, handle) in plans.iter().zip(handles) {
+            let entry = self.registry.site_entries[handle.index as usize];
+            windows.0.extend(entry.first_window..entry.first_window + entry.windows);
+            windows.1.extend_from_slice(&plan.windows);
+            slots.0.extend(entry.first_slot..entry.first_slot + entry.slots);
+            slots.1.extend_from_slice(&plan.root_slots);
+            let root_type = limits::FIRST_ROOT_TYPE + handle.index;
+            types.0.push(root_type);
+            types.1.push(Type {
+                bytes: plan.root_bytes,
+                first_slot: entry.first_slot,
+                slots: entry.slots,
+                flags: 0,
+            });
+            sites.0.push(handle.index);
+            sites.1.push(Site {
+                link_address: plan.link_address,
+                tracepoint,
+                image,
+                flags: SITE_ENABLED | if plan.cfa_from_sp.is_some() { SITE_HAS_CFA } else { 0 },
+                generation: handle.generation,
+                first_window: entry.first_window,
+                windows: entry.windows,
+                root_type,
+                root_bytes: plan.root_bytes,
+                cfa_from_sp: plan.cfa_from_sp.unwrap_or(0),
+                reserved: 0,
+                reserved2: [0; 2],
+            });
+        }
+        map::write(&self.windows, "WINDOWS", &windows.0, &windows.1)?;
+        map::write(&self.slots, "SLOTS", &slots.0, &slots.1)?;
+        map::write(&self.types, "TYPES", &types.0, &types.1)?;
+        map::write(&self.sites, "SITES", &sites.0, &sites.1)
+    }
+
+    /// Forgets sites. Detach them first: what still traps there is ignored, but costs.
+    pub fn remove_sites(&mut self, handles: &[SiteHandle]) -> Result<(), ProbeError> {
+        let owned: Vec<SiteHandle> = handles
+            .iter()
+            .copied()
+            .filter(|handle| {
+                self.registry
+                    .site_entries
+                    .get(handle.index as usize)
+                    .is_some_and(|entry| entry.generation == handle.generation && entry.tracepoint.is_some())
+            })
+            .collect();
+        let keys: Vec<u32> = owned.iter().map(|handle| handle.index).collect();
+        map::write(&self.sites, "SITES", &keys, &vec![Site::default(); keys.len()])?;
+        for handle in owned {
+            self.release_site(handle);
+        }
+        Ok(())
+    }
+
+    fn release_site(&mut self, handle: SiteHandle) {
+        let entry = &mut self.registry.site_entries[handle.index as usize];
+        let Some(tracepoint) = entry.tracepoint.take() else { return };
+        self.registry.windows.release(entry.first_window, entry.windows);
+        self.registry.root_slots.release(entry.first_slot, entry.slots);
+        self.registry.sites.release(handle.index);
+        if let Some(entry) = self.tracepoint_entries.get_mut(&tracepoint) {
+            entry.sites.retain(|site| *site != handle);
+        }
+    }
+
+    /// Sets traps in `file` at file offsets, all or none. Each place may be armed several times.
+    pub fn attach(
+        &mut self,
+        file: &Path,
+        points: &[(u64, SiteHandle)],
+        scope: Scope,
+    ) -> Result<AttachmentId, ProbeError> {
+        // Where the kernel's own filter would miss threads, every process traps and the kernel side filters.
+        let scope = if self.multi && !self.multi_process_scope { Scope::AllProcesses } else { scope };
+        let program = if self.multi { load::MULTI } else { load::SINGLE };
+        let attachment = attach::attach(&mut self.ebpf, program, file, points, scope)?;
+        let id = AttachmentId(self.next_attachment);
+        self.next_attachment += 1;
+        self.attachments.insert(id, attachment);
+        Ok(id)
+    }
+
+    /// Removes traps. No hit of them is running any more when this returns.
+    pub fn detach(&mut self, id: AttachmentId) -> Result<(), ProbeError> {
+        let attachment =
+            self.attachments.remove(&id).ok_or(ProbeError::Unknown { what: "attachment", index: id.0 })?;
+        attach::detach(&mut self.ebpf, attachment)
+    }
+
+    /// Forgets a tracepoint and its sites. Read its counters and detach its sites first.
+    pub fn remove_tracepoint(&mut self, index: u32) -> Result<(), ProbeError> {
+        self.disable(index)?;
+        let sites = self.tracepoint_entries.get(&index).map(|entry| entry.sites.clone()).unwrap_or_default();
+        self.remove_sites(&sites)?;
+        self.write_processes(index, &[])?;
+        map::write(&self.tracepoints, "TRACEPOINTS", &[index], &[Tracepoint::default()])?;
+        self.tracepoint_entries.remove(&index);
+        self.registry.tracepoints.release(index);
+        Ok(())
+    }
+
+    /// The tracepoint's counters, summed over the CPUs. Exact when no hit is running.
+    pub fn counters(&self, index: u32) -> Result<Counters, ProbeError> {
+        if !self.tracepoint_entries.contains_key(&index) {
+            return Err(unknown("tracepoint", index));
+        }
+        let per_cpu =
+            self.counters.get(&index, 0).map_err(|error| map_error("reading", "COUNTERS", &error))?;
+        Ok(per_cpu.iter().fold(Counters::default(), |sum, one| Counters {
+            hits: sum.hits + one.hits,
+            emitted: sum.emitted + one.emitted,
+            filtered: sum.filtered + one.filtered,
+            throttled: sum.throttled + one.throttled,
+            dropped: sum.dropped + one.dropped,
+            failed: sum.failed + one.failed,
+            run_ns: sum.run_ns + one.run_ns,
+            reserved: 0,
+        }))
+    }
+
+    /// What the kernel side keeps of the tracepoint across hits.
+    pub fn state(&self, index: u32) -> Result<State, ProbeError> {
+        self.states.get(&index, 0).map_err(|error| map_error("reading", "STATES", &error))
+    }
+
+    /// The records. There is one reader.
+    pub fn ring(&mut self) -> Result<RingReader, ProbeError> {
+        let map = self.ebpf.take_map("RECORDS").ok_or(ProbeError::RingTaken)?;
+        let ring = RingBuf::try_from(map).map_err(|error| bad_map("RECORDS", &error))?;
+        Ok(RingReader::new(ring))
+    }
+}
+
+/// The kernel side walks windows and root slots with these bounds; a plan beyond them would be cut silently.
+fn plan_sizes(plan: &SitePlan) -> Result<(u32, u32), ProbeError> {
+    let within = |what, found: u64, limit: u32| {
+        if found <= u64::from(limit) {
+            Ok(found as u32)
+        } else {
+            let link_address = plan.link_address;
+            Err(ProbeError::PlanTooLarge { link_address, what, found, limit: limit.into() })
+        }
+    };
+    within("bytes of stack and register data", plan.root_bytes.into(), limits::MAX_ROOT_BYTES)?;
+    let windows = within("stack windows", plan.windows.len() as u64, limits::MAX_WINDOWS_PER_SITE)?;
+    let slots = within("root slots", plan.root_slots.len() as u64, limits::MAX_SLOTS_PER_TYPE)?;
+    Ok((windows, slots))
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, ProbeError> {
+    ebpf.take_map(name).ok_or_else(|| ProbeError::BadObject { reason: format!("it has no map {name}") })
+}
+
+fn array<V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Array<MapData, V>, ProbeError> {
+    take(ebpf, name)?.try_into().map_err(|error| bad_map(name, &error))
+}
+
+fn bad_map(name: &'static str, error: &MapError) -> ProbeError {
+    ProbeError::BadObject { reason: format!("map {name}: {error}") }
+}
+
+fn map_error(operation: &'static str, map: &'static str, error: &MapError) -> ProbeError {
+    let source = match error {
+        MapError::SyscallError(error) => {
+            std::io::Error::new(error.io_error.kind(), error.io_error.to_string())
+        }
+        other => std::io::Error::other(other.to_string()),
+    };
+    ProbeError::Map { operation, map, source }
+}
+
+fn unknown(what: &'static str, index: u32) -> ProbeError {
+    ProbeError::Unknown { what, index: index.into() }
+}

@@ -1,0 +1,150 @@
+//! The maps, the values set at load, and the scratch buffers in which records are built.
+//!
+//! Written by the agent (`riptrace-agent/src/probe`): everything but `STATES`, `COUNTERS`, `CPU_RECORDS`, `SCRATCH`.
+
+use aya_ebpf::{
+    Global,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use riptrace_common::abi::{
+    ABI_VERSION as VERSION, limits,
+    program::{
+        Counters, Dynamic, DynamicKey, Image, ProcessKey, Site, Slot, State, Tracepoint, Type, Window,
+    },
+};
+
+/// `BPF_F_NO_PREALLOC`: most entries are never used.
+const NO_PREALLOC: u32 = 1;
+
+#[map]
+pub(crate) static SITES: Array<Site> = Array::with_max_entries(limits::MAX_SITES, 0);
+#[map]
+pub(crate) static TRACEPOINTS: Array<Tracepoint> = Array::with_max_entries(limits::MAX_TRACEPOINTS, 0);
+#[map]
+pub(crate) static STATES: Array<State> = Array::with_max_entries(limits::MAX_TRACEPOINTS, 0);
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(limits::MAX_TRACEPOINTS, 0);
+#[map]
+pub(crate) static CPU_RECORDS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub(crate) static WINDOWS: Array<Window> = Array::with_max_entries(limits::MAX_WINDOWS, 0);
+#[map]
+pub(crate) static TYPES: Array<Type> = Array::with_max_entries(limits::MAX_TYPES, 0);
+#[map]
+pub(crate) static SLOTS: Array<Slot> = Array::with_max_entries(limits::MAX_SLOTS, 0);
+#[map]
+pub(crate) static IMAGES: Array<Image> = Array::with_max_entries(limits::MAX_IMAGES, 0);
+#[map]
+pub(crate) static DYNAMIC: HashMap<DynamicKey, Dynamic> =
+    HashMap::with_max_entries(limits::MAX_DYNAMIC_TYPES, NO_PREALLOC);
+#[map]
+pub(crate) static PROCESSES: HashMap<ProcessKey, u8> =
+    HashMap::with_max_entries(limits::MAX_PROCESSES, NO_PREALLOC);
+/// Sized by the agent.
+#[map]
+pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(8 * 1024 * 1024, 0);
+/// `SCRATCH_PER_CPU` for each CPU, sized by the agent. A plain array, not a per-CPU one: a hit can be preempted by
+/// another task's hit on the same CPU, which then takes the next buffer. Buffer k of CPU c is entry `c + k * CPUS`.
+#[map]
+pub(crate) static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
+
+/// The agent reads this from the object before it loads it.
+#[unsafe(no_mangle)]
+pub(crate) static ABI_VERSION: Global<u32> = Global::new(VERSION);
+/// CPUs that can ever be present.
+#[unsafe(no_mangle)]
+pub(crate) static CPUS: Global<u32> = Global::new(1);
+/// Scratch buffers of one CPU; at most [`MAX_SCRATCH_PER_CPU`].
+#[unsafe(no_mangle)]
+pub(crate) static SCRATCH_PER_CPU: Global<u32> = Global::new(1);
+/// Offset of `thread.fsbase` in `struct task_struct`, from the kernel's BTF; 0: unknown.
+#[unsafe(no_mangle)]
+pub(crate) static TASK_FSBASE_OFFSET: Global<u32> = Global::new(0);
+
+pub(crate) const MAX_SCRATCH_PER_CPU: u32 = 8;
+
+/// Where a record is built, and the state of its walk.
+///
+/// `record` is twice as long as the largest record: an offset masked to 64 KiB plus a length masked to 64 KiB is then
+/// in bounds without a comparison that the compiler could move.
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// 1: a hit is using the buffer. Taken by compare-and-exchange.
+    pub(crate) busy: u64,
+    pub(crate) walk: Walk,
+    pub(crate) visited: [Visited; VISITED],
+    /// Offsets of the chunks that have something to follow, in the order in which they are scanned.
+    pub(crate) queue: [u32; QUEUE],
+    pub(crate) torn: [u32; limits::MAX_TORN_CHECKS as usize],
+    /// A copy of the target's `g`, or of what is compared with a chunk.
+    pub(crate) object: [u8; OBJECT_BYTES],
+    /// A piece of the target's stack while its frames are walked.
+    pub(crate) stack: [u8; 2 * STACK_BYTES],
+    pub(crate) record: [u8; 2 * limits::MAX_RECORD_BYTES as usize],
+}
+
+/// Entries of the cache of chunks that were copied.
+pub(crate) const VISITED: usize = 512;
+/// Chunks with something to follow. The smallest such chunk takes 32 bytes, so a record can't hold more.
+pub(crate) const QUEUE: usize = 2048;
+pub(crate) const OBJECT_BYTES: usize = 1024;
+pub(crate) const STACK_BYTES: usize = 2048;
+
+const _: () = assert!(QUEUE * 32 >= limits::MAX_RECORD_BYTES as usize);
+
+/// A chunk that was copied in the hit with this number.
+#[repr(C)]
+pub(crate) struct Visited {
+    pub(crate) address: u64,
+    /// Elements that were asked for; for `TYPE_ITAB` the type word.
+    pub(crate) value: u64,
+    pub(crate) type_index: u32,
+    pub(crate) hit: u32,
+}
+
+/// Where the scan of the chunks is, and what holds for the whole hit. Lives in the scratch buffer because two stack
+/// frames of a BPF program share 512 bytes.
+#[repr(C)]
+pub(crate) struct Walk {
+    /// Added to link-time addresses.
+    pub(crate) bias: u64,
+    /// The dynamic type and data word of an interface whose itab chunk was appended last; 0: none.
+    pub(crate) pending_type: u64,
+    pub(crate) pending_data: u64,
+    pub(crate) pending_depth: u32,
+    pub(crate) image: u32,
+    /// Uses of this buffer: tells this hit's entries of `visited` from older ones.
+    pub(crate) hit: u32,
+    /// Bytes of the record so far; a multiple of 8.
+    pub(crate) used: u32,
+    /// Bytes that chunks may use; what is left is for the stack.
+    pub(crate) end: u32,
+    /// `record::FLAG_*`.
+    pub(crate) flags: u32,
+    pub(crate) max_depth: u32,
+    pub(crate) max_string: u32,
+    pub(crate) max_items: u32,
+    pub(crate) queue_read: u32,
+    pub(crate) queue_write: u32,
+    pub(crate) torn: u32,
+    /// The chunk that is scanned: where its data begins, how long it is, and its type.
+    pub(crate) data: u32,
+    pub(crate) bytes: u32,
+    pub(crate) depth: u32,
+    pub(crate) element_bytes: u32,
+    pub(crate) first_slot: u32,
+    pub(crate) slots: u32,
+    /// The next visit in it. `element` counts bytes; at `bytes` the chunk is done.
+    pub(crate) element: u32,
+    pub(crate) slot: u32,
+    pub(crate) repetition: u32,
+    /// Frame pointer of the next stack frame, where the piece of stack in `Scratch::stack` begins and ends.
+    pub(crate) frame_pointer: u64,
+    pub(crate) stack_begin: u64,
+    pub(crate) stack_end: u64,
+    /// The stack's upper end; 0: unknown.
+    pub(crate) stack_hi: u64,
+    pub(crate) frames: u32,
+    pub(crate) max_frames: u32,
+}
