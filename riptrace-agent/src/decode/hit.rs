@@ -1,0 +1,169 @@
+//! Puts a hit together: who, when, where, and the variables within the bounds of one hit.
+
+use std::sync::Arc;
+
+use riptrace_common::{
+    abi::record::{FLAG_GOROUTINE, FLAG_STACK_TRUNCATED, FLAG_SYSTEM_STACK, Header},
+    wire::{
+        event::{Frame, Hit, Variable},
+        number::Address,
+        value::{Limit, Value},
+    },
+};
+
+use super::{
+    DecodeContext, DecodeError, Decoded,
+    budget::{MAX_HIT_JSON_BYTES, has_content, json_bytes},
+    memory::{Lack, Memory},
+    record::Record,
+    root::{Assembled, Root},
+    time,
+    value::Decoder,
+};
+
+/// Function name of a frame outside the binary.
+const UNKNOWN_FUNCTION: &str = "?";
+
+pub(super) fn decode(bytes: &[u8], context: &DecodeContext<'_>) -> Result<Decoded, DecodeError> {
+    let record = Record::parse(bytes)?;
+    if record.root.data.len() != context.plan.root_bytes as usize {
+        return Err(DecodeError::OtherPlan {
+            found: record.root.data.len(),
+            planned: context.plan.root_bytes,
+        });
+    }
+    let memory = Memory::new(&record, context.limits.max_depth, context.symbols);
+    let root = Root::new(record.root.data, &record.header, &context.plan.windows);
+    let assembled: Vec<Assembled<'_>> = context
+        .plan
+        .variables
+        .iter()
+        .map(|variable| root.assemble(variable, context.types.get(variable.ty).bytes, &memory))
+        .collect();
+
+    let mut decoder = Decoder::new(context, &memory);
+    let mut variables = decode_variables(&mut decoder, &assembled, true);
+    if decoder.budget.exhausted() {
+        // Too large: show each object once in the hit, not once in each variable.
+        decoder = Decoder::new(context, &memory);
+        variables = decode_variables(&mut decoder, &assembled, false);
+    }
+    let (unknown_types, unknown_code) = (decoder.unknown_types, decoder.unknown_code);
+
+    let mut hit = Hit { variables, ..frame_of_hit(&record.header, context) };
+    if record.header.stack_frames != 0 {
+        hit.stack = Some(stack(&record.stack, &memory, context));
+        hit.stack_truncated = record.header.flags & FLAG_STACK_TRUNCATED != 0;
+    }
+    shrink(&mut hit);
+    Ok(Decoded { hit, unknown_types, unknown_code })
+}
+
+fn decode_variables<'a>(
+    decoder: &mut Decoder<'a>,
+    assembled: &'a [Assembled<'a>],
+    each_whole: bool,
+) -> Vec<Variable> {
+    decoder
+        .context
+        .plan
+        .variables
+        .iter()
+        .zip(assembled)
+        .map(|(planned, assembled)| {
+            if each_whole {
+                decoder.forget_shown();
+            }
+            decoder.budget.take(planned.name.len() + 64);
+            let value = decoder.value(planned.ty, assembled.view());
+            Variable { name: Arc::clone(&planned.name), role: planned.role, value }
+        })
+        .collect()
+}
+
+fn frame_of_hit(header: &Header, context: &DecodeContext<'_>) -> Hit {
+    let DecodeContext { plan, host, process, tracepoint_id, .. } = context;
+    let goroutine = (header.flags & FLAG_GOROUTINE != 0).then_some(header.goid);
+    let time_ns = header.ktime_ns.saturating_add_signed(host.realtime_minus_monotonic_ns);
+    Hit {
+        session: host.session.clone(),
+        tracepoint: Arc::clone(tracepoint_id),
+        seq: header.seq,
+        host: Arc::clone(&host.host),
+        boot_id: Arc::clone(&host.boot_id),
+        agent: Arc::clone(&host.agent),
+        pid: process.pid,
+        process_start_ns: process.start_ns,
+        tid: header.tid,
+        process: Arc::clone(&process.name),
+        build_id: process.build_id.clone(),
+        container: process.container.clone(),
+        goroutine,
+        parent_goroutine: goroutine.and(Some(header.parent_goid)).filter(|goid| *goid != 0),
+        system_stack: header.flags & FLAG_SYSTEM_STACK != 0,
+        time: time::rfc3339_utc(time_ns),
+        time_ns,
+        ktime_ns: header.ktime_ns,
+        cpu: header.cpu,
+        cpu_seq: header.cpu_seq,
+        location: plan.location.clone(),
+        event: plan.trigger,
+        variables: Vec::new(),
+        stack: None,
+        stack_truncated: false,
+    }
+}
+
+fn stack(counters: &[u64], memory: &Memory<'_>, context: &DecodeContext<'_>) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    for (index, counter) in counters.iter().enumerate() {
+        let link_pc = memory.link_address(*counter);
+        let found = context.symbols.frames(link_pc, index != 0);
+        if found.is_empty() {
+            frames.push(Frame {
+                function: Arc::from(UNKNOWN_FUNCTION),
+                file: Arc::from(""),
+                line: 0,
+                pc: Address(*counter),
+                inlined: false,
+            });
+        } else {
+            frames.extend(found);
+        }
+    }
+    frames
+}
+
+/// The budget is an estimate; what is promised is the size itself.
+fn shrink(hit: &mut Hit) {
+    let mut excess = json_bytes(hit).saturating_sub(MAX_HIT_JSON_BYTES);
+    while excess > 0 {
+        let largest = hit
+            .variables
+            .iter_mut()
+            .filter(|variable| has_content(&variable.value))
+            .max_by_key(|variable| json_bytes(&variable.value));
+        match largest {
+            Some(variable) => variable.value = cut(&variable.value),
+            None if hit.stack.is_some() => {
+                hit.stack = None;
+                hit.stack_truncated = true;
+            }
+            None => break,
+        }
+        excess = json_bytes(hit).saturating_sub(MAX_HIT_JSON_BYTES);
+    }
+}
+
+fn cut(value: &Value) -> Value {
+    let mut cut = Value {
+        type_name: value.type_name.clone(),
+        kind: value.kind,
+        len: value.len,
+        cap: value.cap,
+        addr: value.addr,
+        ..Value::default()
+    };
+    Lack::Limit(Limit::MaxBytes).label(&mut cut);
+    cut
+}

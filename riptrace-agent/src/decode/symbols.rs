@@ -1,0 +1,45 @@
+//! What decoding asks about the binary. The pipeline implements it over the executable and its debug data.
+
+use std::sync::Arc;
+
+use riptrace_common::wire::event::Frame;
+
+use crate::{
+    dwarf::{ClosureLayout, NamedConstant},
+    golang::types::TypeId,
+};
+
+/// A function of the binary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionName {
+    /// Its name, as the linker writes it.
+    pub name: Arc<str>,
+    /// Source file.
+    pub file: Arc<str>,
+    /// First line.
+    pub line: u32,
+}
+
+/// Functions, lines and read-only bytes of one binary. All addresses are link-time addresses.
+pub trait Symbols {
+    /// The frames at a program counter, innermost inlined one first. A return address stands for the call before it.
+    fn frames(&self, link_pc: u64, is_return_address: bool) -> Vec<Frame>;
+
+    /// The function whose code holds the program counter.
+    fn function(&self, link_pc: u64) -> Option<FunctionName>;
+
+    /// Bytes of the file that can't have changed in the process: from segments that are never writable.
+    fn read_only(&self, link_address: u64, bytes: usize) -> Option<&[u8]>;
+
+    /// What lies in the closure object of the function that is entered at this address.
+    fn closure(&self, code: u64) -> Option<ClosureLayout>;
+
+    /// The named constants of a named type.
+    fn constants(&self, type_name: &str) -> Arc<[NamedConstant]>;
+}
+
+/// Which index the kernel side knows a type by.
+pub trait TypeIndex {
+    /// Index in the map `TYPES` of a type of an image, if it was compiled.
+    fn index_of(&self, image: u32, ty: TypeId) -> Option<u32>;
+}

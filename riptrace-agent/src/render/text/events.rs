@@ -1,0 +1,200 @@
+//! Events as lines of text. Each function returns whole lines, the last one with its newline.
+
+use std::fmt::Write as _;
+
+use riptrace_common::wire::{
+    event::{
+        Attached, DetachReason, Detached, ErrorEvent, Event, Frame, Hit, Location, SiteInfo, Stats, Trigger,
+    },
+    value::Unavailable,
+};
+
+use super::{
+    TextOptions,
+    escape::plain,
+    value::{reason, value},
+};
+use crate::decode::time::local_clock;
+
+const INDENT: &str = "    ";
+
+/// Any event.
+#[must_use]
+pub fn event(event: &Event, options: &TextOptions) -> String {
+    match event {
+        Event::Attached(event) => attached(event),
+        Event::Hit(event) => hit(event, options),
+        Event::Stats(event) => stats(event),
+        Event::Detached(event) => detached(event),
+        Event::Error(event) => error(event),
+    }
+}
+
+/// A hit: a line that says when, where and who, then one variable a line, then the stack.
+#[must_use]
+pub fn hit(hit: &Hit, options: &TextOptions) -> String {
+    let mut out = String::with_capacity(512);
+    // Writing to a string can't fail, so the results of `write!` carry nothing.
+    let _ = write!(out, "{} ", local_clock(hit.time_ns, options.utc_offset_seconds));
+    if options.show_host {
+        let _ = write!(out, "{} ", plain(&hit.host));
+    }
+    let _ = write!(out, "{}{}", place(&hit.location), trigger(hit.event));
+    match hit.goroutine {
+        Some(goroutine) => {
+            let _ = write!(out, ", goroutine {goroutine}");
+        }
+        None => out.push_str(", no goroutine"),
+    }
+    if hit.system_stack {
+        out.push_str(" (system stack)");
+    }
+    let _ = writeln!(out, ", {}[{}]", plain(&hit.process), hit.pid);
+    for variable in &hit.variables {
+        let _ = writeln!(out, "{INDENT}{} = {}", plain(&variable.name), value(&variable.value));
+    }
+    if let Some(stack) = &hit.stack {
+        let _ = writeln!(out, "{INDENT}stack:");
+        for (index, frame) in stack.iter().enumerate() {
+            let _ = writeln!(out, "{INDENT}{index:>3}  {}", frame_text(frame));
+        }
+        if hit.stack_truncated {
+            let _ = writeln!(out, "{INDENT}     …");
+        }
+    }
+    out
+}
+
+fn frame_text(frame: &Frame) -> String {
+    if frame.file.is_empty() {
+        return format!("{} ({})", plain(&frame.function), frame.pc);
+    }
+    let inlined = if frame.inlined { " (inlined)" } else { "" };
+    format!("{}{inlined} at {}:{}", plain(&frame.function), plain(&frame.file), frame.line)
+}
+
+fn place(location: &Location) -> String {
+    let inlined = location
+        .inlined_into
+        .as_deref()
+        .map_or_else(String::new, |into| format!(" (inlined into {})", plain(into)));
+    format!("{}:{} {}{inlined}", plain(&location.file), location.line, plain(&location.function))
+}
+
+fn trigger(trigger: Trigger) -> &'static str {
+    match trigger {
+        Trigger::Line => "",
+        Trigger::Entry => " entered",
+        Trigger::Return => " returns",
+        Trigger::Panic => " panics",
+    }
+}
+
+/// The counters: where every hit went.
+#[must_use]
+pub fn stats(stats: &Stats) -> String {
+    let Stats {
+        tracepoint: _,
+        hits,
+        emitted,
+        filtered,
+        throttled,
+        dropped,
+        failed,
+        undecodable,
+        mean_run_ns,
+        seconds: _,
+    } = stats;
+    let mut out = format!(
+        "hits {hits} = emitted {emitted} + filtered {filtered} + throttled {throttled} + dropped {dropped} + failed {failed}"
+    );
+    if *undecodable > 0 {
+        let _ = write!(out, "; {undecodable} of the emitted could not be decoded");
+    }
+    if *hits > 0 {
+        let _ = write!(out, "; mean {} a hit", short_time(*mean_run_ns));
+    }
+    out.push('\n');
+    out
+}
+
+fn short_time(nanoseconds: u64) -> String {
+    let tenths = |unit: u64| {
+        let tenths = nanoseconds.saturating_mul(10) / unit;
+        format!("{}.{}", tenths / 10, tenths % 10)
+    };
+    match nanoseconds {
+        0..1_000 => format!("{nanoseconds} ns"),
+        1_000..1_000_000 => format!("{} µs", tenths(1_000)),
+        _ => format!("{} ms", tenths(1_000_000)),
+    }
+}
+
+/// What was armed, and what can't be read there.
+#[must_use]
+pub fn attached(attached: &Attached) -> String {
+    let count = attached.sites.len();
+    let noun = if count == 1 { "site" } else { "sites" };
+    let mut out = format!(
+        "attached {} in {}: {count} {noun}\n",
+        plain(&attached.requested),
+        plain(&attached.executable)
+    );
+    for site in &attached.sites {
+        out.push_str(&site_text(site));
+    }
+    for warning in &attached.warnings {
+        let _ = writeln!(out, "warning: {}", plain(warning));
+    }
+    out
+}
+
+fn site_text(site: &SiteInfo) -> String {
+    let speed = if site.fast { "fast" } else { "single-stepped" };
+    let mut out = format!(
+        "{INDENT}{} {}, {speed}: {}\n",
+        site.location.pc,
+        place(&site.location),
+        plain(&site.instruction)
+    );
+    let names = |wanted: &dyn Fn(Option<Unavailable>) -> bool| -> Vec<String> {
+        site.variables
+            .iter()
+            .filter(|variable| wanted(variable.unavailable))
+            .map(|variable| match variable.unavailable {
+                None => plain(&variable.name),
+                Some(unavailable) => format!("{} ({})", plain(&variable.name), reason(unavailable)),
+            })
+            .collect()
+    };
+    for (label, names) in [
+        ("readable", names(&|unavailable| unavailable.is_none())),
+        ("not readable", names(&|unavailable| unavailable.is_some())),
+    ] {
+        if !names.is_empty() {
+            let _ = writeln!(out, "{INDENT}{INDENT}{label}: {}", names.join(", "));
+        }
+    }
+    out
+}
+
+/// Why it ended.
+#[must_use]
+pub fn detached(detached: &Detached) -> String {
+    let reason = match detached.reason {
+        DetachReason::Limit => "the limit of hits was reached",
+        DetachReason::Ttl => "its time ended",
+        DetachReason::Budget => "it cost more than it may",
+        DetachReason::ProcessExited => "every process ended",
+        DetachReason::Removed => "on request",
+        DetachReason::Error => "something failed",
+    };
+    format!("detached: {reason}\n")
+}
+
+/// What failed.
+#[must_use]
+pub fn error(error: &ErrorEvent) -> String {
+    let lines: Vec<String> = error.message.lines().map(plain).collect();
+    format!("error: {}\n", lines.join("\n"))
+}
