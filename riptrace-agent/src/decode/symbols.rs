@@ -7,6 +7,7 @@ use riptrace_common::wire::event::Frame;
 use crate::{
     dwarf::{ClosureLayout, NamedConstant},
     golang::types::TypeId,
+    plan::types::TypeRegistry,
 };
 
 /// A function of the binary.
@@ -42,4 +43,10 @@ pub trait Symbols {
 pub trait TypeIndex {
     /// Index in the map `TYPES` of a type of an image, if it was compiled.
     fn index_of(&self, image: u32, ty: TypeId) -> Option<u32>;
+}
+
+impl TypeIndex for TypeRegistry {
+    fn index_of(&self, image: u32, ty: TypeId) -> Option<u32> {
+        Self::index_of(self, image, ty)
+    }
 }
