@@ -549,3 +549,6 @@ pub fn is_stored_indirectly(types: &dyn TypeSource, stored: TypeId, declared: Ty
         && types.get(stored).bytes == 8
         && matches!(types.get(stored).shape, Shape::Pointer { .. } | Shape::UnsafePointer)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,12 @@
 //! A [`SitePlan`] is made for every armed address. It is complete before the first hit: every offset, size and bound
 //! is in it (invariant 4).
 
+pub mod captures;
+mod encode;
+pub mod path;
+mod place;
+mod root;
+pub mod sites;
 pub mod types;
 
 use std::sync::Arc;
@@ -38,6 +44,8 @@ pub struct SitePlan {
     pub root_slots: Vec<Slot>,
     /// The variables, in the order in which they are shown.
     pub variables: Vec<PlannedVariable>,
+    /// In an instantiated generic function: where its dictionary's address is, and whose real types it tells.
+    pub dictionary: Option<DictionaryPlan>,
     /// What is reported when it is armed.
     pub info: SiteInfo,
 }
@@ -72,8 +80,46 @@ pub enum ValueSource {
         /// What lies at `offset` is the address of the value's own chunk (type index), not the value.
         by_reference: Option<u32>,
     },
+    /// Behind several pointers (an expression like `o.Items[0].Price`): `word` is the address of the first hop's chunk;
+    /// the word at a hop's offset is the address of the next one's; the value lies at the last one's offset.
+    Chain {
+        /// Root offset of the first pointer.
+        word: u32,
+        /// The chunks on the way, at least one.
+        hops: Vec<Hop>,
+    },
     /// Nowhere.
     Unavailable(Unavailable),
+}
+
+/// A chunk on the way to a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Index of the chunk's type in the kernel's map. The chunk has one element.
+    pub chunk_type: u32,
+    /// Bytes from its start to the next pointer, or to the value.
+    pub offset: u64,
+    /// The chunk is a slice's first elements; without this the element may not be there.
+    pub bound: Option<IndexBound>,
+}
+
+/// An element exists if `index` is less than the slice's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexBound {
+    /// The element that the expression takes.
+    pub index: u64,
+    /// Where the 8-byte length is: a root offset for the first hop, else bytes from the start of the chunk before.
+    pub length: u64,
+}
+
+/// How the real types of variables of an instantiated generic function are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DictionaryPlan {
+    /// Root offset of the dictionary's run-time address. Dictionaries are read-only data of the binary.
+    pub word: u32,
+    /// Index into [`SitePlan::variables`], and index of the dictionary's 8-byte word that holds the address of the
+    /// `abi.Type` of the variable's real type.
+    pub variables: Vec<(usize, u32)>,
 }
 
 /// A run of a value's bytes in the root chunk.

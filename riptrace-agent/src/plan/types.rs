@@ -507,3 +507,6 @@ pub(crate) fn object_holding(
     slots.truncate(MAX_SLOTS_PER_TYPE as usize);
     Synthetic { bytes: u32::try_from(end).unwrap_or(u32::MAX), slots }
 }
+
+#[cfg(test)]
+mod tests;
