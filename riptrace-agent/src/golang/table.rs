@@ -13,10 +13,8 @@ pub(crate) struct TypeTable {
 
 impl TypeTable {
     pub(crate) fn add(&self, name: &str, bytes: u64, kind: Kind, shape: Shape) -> TypeId {
-        self.put(
-            self.types.borrow().len(),
-            GoType { name: name.into(), bytes, kind, shape, runtime_type: None },
-        )
+        let at = self.types.borrow().len();
+        self.put(at, GoType { name: name.into(), bytes, kind, shape, runtime_type: None })
     }
 
     fn put(&self, at: usize, ty: GoType) -> TypeId {
@@ -88,7 +86,7 @@ impl TypeTable {
         let mut layouts = Vec::new();
         for &(name, ty) in fields {
             layouts.push(FieldLayout { name: name.into(), embedded: false, offset, ty });
-            offset += self.get(ty).bytes;
+            offset = offset.saturating_add(self.get(ty).bytes);
         }
         self.add(name, offset, Kind::Struct, Shape::Struct { fields: layouts })
     }

@@ -1,4 +1,4 @@
-use riptrace_common::abi::program::{ACTION_FUNC, TYPE_FIRST};
+use riptrace_common::abi::program::{ACTION_FOLLOW, ACTION_FUNC, TYPE_FIRST};
 
 use super::*;
 use crate::{dwarf::CapturedVariable, golang::table::TypeTable};
@@ -96,7 +96,7 @@ fn a_deeper_plan_deepens_what_interfaces_hold() {
     let types = TypeTable::default();
     let far = types.structure("far", &[("name", types.string())]);
     let near = types.structure("near", &[("far", types.pointer(far))]);
-    let value = types.structure("value", &[("near", types.pointer(near))]);
+    let value = types.structure("value", &[("n", types.int()), ("near", types.pointer(near))]);
     types.set_runtime_type(value, 0x100);
     let mut registry = TypeRegistry::new();
     let any = types.any();
