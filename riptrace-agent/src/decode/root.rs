@@ -8,7 +8,7 @@ use riptrace_common::{
 };
 
 use super::memory::{Gap, Lack, Memory, Origin, View, Wanted};
-use crate::plan::{PlannedVariable, RootPiece, RootPlace, ValueSource};
+use crate::plan::{Hop, PlannedVariable, RootPiece, RootPlace, ValueSource};
 
 /// The root chunk with what the header says about it.
 #[derive(Clone, Copy)]
@@ -60,7 +60,42 @@ impl<'a> Root<'a> {
                     Err(lack) => Assembled::nothing(lack),
                 }
             }
+            ValueSource::Chain { word, hops } => match self.chain(*word, hops, size, memory) {
+                Ok(view) => Assembled { bytes: Cow::Borrowed(&[]), gaps: Vec::new(), object: Some(view) },
+                Err(lack) => Assembled::nothing(lack),
+            },
         }
+    }
+
+    fn chain(self, word: u32, hops: &[Hop], size: u64, memory: &Memory<'a>) -> Result<View<'a>, Lack> {
+        // What Go would panic at (nil on the way, an index that is out of range) has no value.
+        const NO_SUCH_PLACE: Lack = Lack::Unavailable(Unavailable::Fault);
+        if self.word_faulted(word) {
+            return Err(NO_SUCH_PLACE);
+        }
+        let mut holder = View::new(self.bytes, Lack::BAD_DEBUG_INFO, Origin::ROOT);
+        let mut at = u64::from(word);
+        for (position, hop) in hops.iter().enumerate() {
+            if let Some(bound) = hop.bound
+                && holder.u64(bound.length)? <= bound.index
+            {
+                return Err(NO_SUCH_PLACE);
+            }
+            let address = holder.u64(at)?;
+            if address == 0 {
+                return Err(NO_SUCH_PLACE);
+            }
+            let length = if position + 1 == hops.len() { size } else { 8 };
+            let wanted = Wanted {
+                address,
+                type_index: Some(hop.chunk_type),
+                bytes: hop.offset.saturating_add(length),
+                deeper: false,
+            };
+            holder = memory.find(wanted, holder.origin)?;
+            at = hop.offset;
+        }
+        Ok(holder.part(at, size))
     }
 
     fn through(

@@ -72,6 +72,14 @@ impl TypeSlot {
     pub fn shifted(&self, by: u32) -> Option<Self> {
         Some(Self { word: self.word.checked_add(by)?, count: self.count.checked_add(by)?, ..*self })
     }
+
+    /// Its repetitions that lie within the first `bytes` bytes.
+    #[must_use]
+    pub fn clipped(&self, bytes: u32) -> Option<Self> {
+        let room = bytes.checked_sub(self.word.max(self.count).checked_add(8)?)?;
+        let readable = room.checked_div(self.stride).map_or(u32::MAX, |more| more.saturating_add(1));
+        Some(Self { repeat: self.repeat.min(readable), ..*self })
+    }
 }
 
 /// What a slot leads to.
@@ -338,7 +346,7 @@ impl Build<'_> {
     /// Adds `slot`, as it is in an element, for each of `len` elements of `elem_bytes` that begin at `at`.
     fn repeat(&mut self, slot: TypeSlot, len: u64, elem_bytes: u64, at: u64) {
         let limit = u64::from(MAX_CHUNK_BYTES);
-        let first = at + u64::from(slot.word.max(slot.count)) + 8;
+        let first = at.saturating_add(u64::from(slot.word.max(slot.count)) + 8);
         // Elements behind the largest chunk are never copied, so their words are never read.
         let Some(room) = limit.checked_sub(first) else { return };
         let len = len.min(room / elem_bytes + 1);
@@ -353,15 +361,11 @@ impl Build<'_> {
             let stride = if slot.repeat == 1 { as_u32(elem_bytes) } else { slot.stride };
             let Some(slot) = shifted(0) else { return };
             let wanted = u64::from(slot.repeat) * len;
-            let readable = room / u64::from(stride) + 1;
-            self.add(TypeSlot { repeat: as_u32(wanted.min(readable)), stride, ..slot });
+            self.add(TypeSlot { repeat: as_u32(wanted), stride, ..slot });
         } else if u64::from(slot.repeat) <= len {
             for inner in 0..u64::from(slot.repeat) {
                 if let Some(one) = shifted(inner * u64::from(slot.stride)) {
-                    let first = u64::from(one.word.max(one.count)) + 8;
-                    let Some(room) = limit.checked_sub(first) else { return };
-                    let repeat = as_u32(len.min(room / elem_bytes + 1));
-                    self.add(TypeSlot { repeat, stride: as_u32(elem_bytes), ..one });
+                    self.add(TypeSlot { repeat: as_u32(len), stride: as_u32(elem_bytes), ..one });
                 }
             }
         } else {
@@ -532,6 +536,7 @@ impl Build<'_> {
     }
 
     fn add(&mut self, slot: TypeSlot) {
+        let Some(slot) = slot.clipped(MAX_CHUNK_BYTES) else { return };
         if self.slots.len() < MAX_SLOTS_PER_TYPE as usize {
             self.slots.push(slot);
         } else {

@@ -217,7 +217,7 @@ impl Planner<'_, '_> {
         let slots = layout_of(self.context.types, Target::value(ty)).slots;
         let slots = slots
             .iter()
-            .filter_map(|slot| within(slot, wanted))
+            .filter_map(|slot| slot.clipped(wanted))
             .filter_map(|slot| slot.shifted(offset))
             .collect();
         let bytes = offset + wanted;
@@ -297,13 +297,6 @@ impl Encoder<'_> {
         self.slots.push(slot);
         self.roots.push((slot.target, levels));
     }
-}
-
-/// The repetitions of a slot whose words lie within the first `bytes` bytes.
-fn within(slot: &TypeSlot, bytes: u32) -> Option<TypeSlot> {
-    let room = bytes.checked_sub(slot.word.max(slot.count).checked_add(8)?)?;
-    let readable = room.checked_div(slot.stride).map_or(u32::MAX, |more| more.saturating_add(1));
-    Some(TypeSlot { repeat: slot.repeat.min(readable), ..*slot })
 }
 
 /// A slot of a value as slots of the root chunk: one for each run of repetitions that lie side by side there. Repetitions
