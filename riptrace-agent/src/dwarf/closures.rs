@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::golang::types::TypeId;
+use super::DebugInfo;
+use crate::golang::types::{TypeId, TypeSource};
+
+/// The compiler copies nothing larger than 128 bytes into a closure, so that a layout past this is damage.
+const MAX_CLOSURE_BYTES: u64 = 1 << 20;
 
 /// The object that a func value points at: the code address, then what it captured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,4 +30,40 @@ pub struct CapturedVariable {
     pub ty: TypeId,
     /// The closure holds the variable's address.
     pub by_reference: bool,
+}
+
+impl DebugInfo {
+    /// What the closure function that is entered at this address captured. `None`: not a closure's entry, or debug data
+    /// does not say: Go before 1.23 never does, newer versions don't for a closure that was also inlined somewhere.
+    pub fn closure_type(&self, code_address: u64) -> Option<ClosureLayout> {
+        let function = self.function_at(code_address).ok()??;
+        if function.entry != code_address || !function.is_go {
+            return None;
+        }
+        let scopes = self.scopes(function.die).ok()??;
+        let view = self.view();
+        let mut captured: Vec<CapturedVariable> = Vec::new();
+        let mut bytes = 8;
+        for variable in &scopes.variables {
+            let Some(offset) = variable.closure_offset.filter(|offset| *offset >= 8) else { continue };
+            let ty = self.variable_type(&view, variable.ty).id;
+            let name = variable.name.strip_prefix('&');
+            let by_reference = name.is_some();
+            let size = if by_reference { 8 } else { self.get(ty).bytes };
+            let end = offset.checked_add(size).filter(|end| *end <= MAX_CLOSURE_BYTES)?;
+            bytes = bytes.max(end);
+            captured.push(CapturedVariable {
+                name: Arc::from(name.unwrap_or(&variable.name)),
+                offset,
+                ty: if by_reference { self.pointee_of(ty) } else { ty },
+                by_reference,
+            });
+        }
+        if captured.is_empty() {
+            return None;
+        }
+        captured.sort_by_key(|variable| variable.offset);
+        captured.dedup_by_key(|variable| variable.offset);
+        Some(ClosureLayout { function: Arc::clone(&function.name), captured, bytes })
+    }
 }

@@ -5,12 +5,25 @@
 
 mod closures;
 mod error;
+mod files;
+mod frames;
 mod globals;
+mod index;
 mod lines;
+mod locations;
+mod lookup;
+mod names;
+mod scan;
 mod scopes;
+mod types;
+mod unit;
 pub mod variable;
+mod variables;
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock, RwLock},
+};
 
 use bytes::Bytes;
 
@@ -21,8 +34,10 @@ pub use self::{
     lines::LineRow,
     scopes::{Function, FunctionMatch, InlinedInstance},
     variable::{Piece, Place, VariableLocation, VisibleVariable},
+    variables::{Parameter, Signature},
 };
-use crate::golang::types::{GoType, Kind, Shape, TypeId, TypeSource};
+use self::{index::Index, lines::UnitLines, scopes::Scopes, unit::AbbreviationCache};
+use crate::golang::types::GoType;
 
 /// The debug sections of one binary, inflated. A section that the binary lacks is empty.
 #[derive(Clone, Debug, Default)]
@@ -49,11 +64,30 @@ pub struct Sections {
     pub cached_index: Option<Bytes>,
 }
 
-/// The debug data of one binary. Reads on demand; every answer is computed from the sections and the index.
+/// What a cache may hold before it starts again.
+const MAX_CACHED: usize = 1 << 16;
+/// The same for line tables of units, some of which have a hundred thousand rows.
+const MAX_CACHED_LINES: usize = 64;
+/// The same for functions with all that is in them.
+const MAX_CACHED_FUNCTIONS: usize = 4096;
+
+/// The debug data of one binary. Reads on demand: an answer is computed from the sections and the index, and kept.
 #[derive(Debug)]
 pub struct DebugInfo {
-    #[expect(dead_code, reason = "the bodies come next")]
     sections: Sections,
+    index: Index,
+    index_was_cached: bool,
+    abbreviations: AbbreviationCache,
+    /// By offset of the function's entry; `None`: no function.
+    functions: RwLock<HashMap<u64, Option<Arc<Scopes>>>>,
+    /// By index of the unit.
+    lines: RwLock<HashMap<u32, Arc<UnitLines>>>,
+    /// By offset of the type's entry.
+    types: RwLock<HashMap<u64, Arc<GoType>>>,
+    /// By name of the type.
+    constants: RwLock<HashMap<String, Arc<[NamedConstant]>>>,
+    /// Frame descriptions of C code.
+    eh_frames: OnceLock<Vec<(u64, u32)>>,
 }
 
 /// Who compiled a unit.
@@ -79,132 +113,65 @@ pub struct UnitSummary {
 impl DebugInfo {
     /// Takes the index of an earlier run if it fits, else scans the sections once, with as many threads as there are
     /// processors.
-    pub fn load(sections: Sections) -> Result<Self, DwarfError> {
+    pub fn load(mut sections: Sections) -> Result<Self, DwarfError> {
         if sections.debug_info.is_empty() {
             return Err(DwarfError::NoDebugInfo);
         }
-        Ok(Self { sections })
+        let abbreviations = AbbreviationCache::default();
+        let cached = sections.cached_index.take().and_then(|bytes| Index::from_bytes(bytes, &sections));
+        let index_was_cached = cached.is_some();
+        let index = match cached {
+            Some(index) => index,
+            None => Index::new(scan::scan(&sections, &abbreviations)?, &sections),
+        };
+        Ok(Self {
+            sections,
+            index,
+            index_was_cached,
+            abbreviations,
+            functions: RwLock::default(),
+            lines: RwLock::default(),
+            types: RwLock::default(),
+            constants: RwLock::default(),
+            eh_frames: OnceLock::new(),
+        })
     }
 
-    /// What makes the next [`Self::load`] of the same sections quick.
-    pub fn index_bytes(&self) -> Vec<u8> {
-        Vec::new()
+    /// What makes the next [`Self::load`] of the same sections quick: to be handed in as
+    /// [`Sections::cached_index`].
+    pub fn index_bytes(&self) -> Bytes {
+        self.index.bytes().clone()
     }
 
     /// Whether [`Self::load`] used [`Sections::cached_index`].
     pub fn index_was_cached(&self) -> bool {
-        false
+        self.index_was_cached
     }
 
     /// The compile units.
     pub fn units(&self) -> Vec<UnitSummary> {
-        Vec::new()
+        (0..u32::try_from(self.index.unit_count()).unwrap_or(u32::MAX))
+            .map_while(|unit| self.index.unit(unit))
+            .map(|unit| UnitSummary {
+                name: Arc::from(self.index.text(unit.name)),
+                language: if unit.is_go { Language::Go } else { Language::Other },
+                producer: Some(self.index.text(unit.producer))
+                    .filter(|producer| !producer.is_empty())
+                    .map(Arc::from),
+            })
+            .collect()
     }
 
-    /// Every source file that a line table names.
+    /// Every source file that a line table names, by name.
     pub fn files(&self) -> impl Iterator<Item = &str> {
-        std::iter::empty()
+        (0..self.index.file_count()).map(|file| self.index.file_name(file))
     }
 
     /// The source files whose path is `suffix` or ends with `/suffix`.
     pub fn files_matching(&self, suffix: &str) -> Vec<Arc<str>> {
-        let _ = suffix;
-        Vec::new()
-    }
-
-    /// The rows of one file (named as [`Self::files`] names it) from every unit that has it, by address.
-    pub fn line_rows(&self, file: &str) -> Result<Vec<LineRow>, DwarfError> {
-        let _ = file;
-        Ok(Vec::new())
-    }
-
-    /// All rows inside the function's ranges, by address.
-    pub fn rows_of(&self, function: &Function) -> Result<Vec<LineRow>, DwarfError> {
-        let _ = function;
-        Ok(Vec::new())
-    }
-
-    /// The out-of-line function whose code covers the address.
-    pub fn function_at(&self, link_address: u64) -> Result<Option<Arc<Function>>, DwarfError> {
-        let _ = link_address;
-        Ok(None)
-    }
-
-    /// The functions that `name` stands for: `pkg.Func`, `pkg.(*T).Method`, or the same with more of the import path in
-    /// front (a suffix on a `/` boundary). Instantiations of a generic function match its name without type arguments.
-    pub fn functions_matching(&self, name: &str) -> Result<Vec<FunctionMatch>, DwarfError> {
-        let _ = name;
-        Ok(Vec::new())
-    }
-
-    /// The variables that are visible at the address, in the innermost inlined instance there: arguments first, then
-    /// locals in order of declaration. Of a name that is declared several times only the innermost.
-    pub fn variables_at(
-        &self,
-        function: &Function,
-        link_address: u64,
-    ) -> Result<Vec<VisibleVariable>, DwarfError> {
-        let _ = (function, link_address);
-        Ok(Vec::new())
-    }
-
-    /// Where the dictionary's address is: the hidden argument by which an instantiated generic function (or method)
-    /// learns its real types. `None`: the function has none. See [`VisibleVariable::dict_index`].
-    pub fn dictionary_at(
-        &self,
-        function: &Function,
-        link_address: u64,
-    ) -> Result<Option<VariableLocation>, DwarfError> {
-        let _ = (function, link_address);
-        Ok(None)
-    }
-
-    /// CFA minus SP when the instruction at the address is about to run.
-    pub fn cfa_from_sp(&self, link_address: u64) -> Option<i32> {
-        let _ = link_address;
-        None
-    }
-
-    /// The package's variables (import path in full).
-    pub fn globals(&self, package: &str) -> Result<Vec<VisibleVariable>, DwarfError> {
-        let _ = package;
-        Ok(Vec::new())
-    }
-
-    /// The named constants of a named type (`main.Status`), in order of declaration.
-    pub fn constants_of(&self, type_name: &str) -> Arc<[NamedConstant]> {
-        let _ = type_name;
-        Arc::new([])
-    }
-
-    /// What the closure function that is entered at this address captured. `None`: not a closure's entry, or a Go
-    /// before 1.22, which does not say.
-    pub fn closure_type(&self, code_address: u64) -> Option<ClosureLayout> {
-        let _ = code_address;
-        None
-    }
-
-    /// The type of that name (as the linker writes it: `runtime.g`, `*main.T`), through the index.
-    pub fn type_named(&self, name: &str) -> Option<TypeId> {
-        let _ = name;
-        None
+        self.files().filter(|file| names::is_path_suffix(file, suffix)).map(Arc::from).collect()
     }
 }
 
-impl TypeSource for DebugInfo {
-    fn get(&self, id: TypeId) -> Arc<GoType> {
-        let _ = id;
-        Arc::new(GoType {
-            name: Arc::from("?"),
-            bytes: 0,
-            kind: Kind::Invalid,
-            shape: Shape::Unknown,
-            runtime_type: None,
-        })
-    }
-
-    fn by_runtime_type(&self, link_address: u64) -> Option<TypeId> {
-        let _ = link_address;
-        None
-    }
-}
+#[cfg(test)]
+mod tests;
