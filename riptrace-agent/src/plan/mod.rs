@@ -4,7 +4,11 @@
 //! is in it (invariant 4).
 
 pub mod captures;
+mod code;
 mod encode;
+mod entries;
+mod lines;
+mod location;
 pub mod path;
 mod place;
 mod root;
