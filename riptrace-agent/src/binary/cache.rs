@@ -95,10 +95,7 @@ impl Cache {
         let file = File::open(&path).ok()?;
         let mapped = Bytes::from_owner(map_file(&file).ok()?);
         let parts = read_parts(&mapped, key)?;
-        // The modification time says when it was used last; it decides what goes when the cache is full.
-        if let Err(error) = file.set_modified(SystemTime::now()) {
-            tracing::debug!(path = %path.display(), %error, "cannot mark a cache file as used");
-        }
+        mark_used(&file, &path);
         Some(parts)
     }
 
@@ -118,6 +115,41 @@ impl Cache {
         fill(file, &offsets)?;
         file.write_all_at(&header, 0)?;
         let mapped = Bytes::from_owner(map_file(file)?);
+        self.keep(target, key, kind);
+        read_parts(&mapped, key)
+            .ok_or_else(|| io::Error::other("a cache file changed while it was written").into())
+    }
+
+    /// A file that was stored under this key as it is.
+    pub fn load_file(&self, key: &CacheKey, kind: &str) -> Option<File> {
+        let path = self.directory.as_ref()?.join(key.file_name(kind));
+        if !is_private(path.parent()?) {
+            return None;
+        }
+        let file = File::open(&path).ok()?;
+        mark_used(&file, &path);
+        Some(file)
+    }
+
+    /// Keeps a file as it is: `fill` writes it. It is flushed to disk, since nothing in it tells whether it is whole.
+    pub fn store_file(
+        &self,
+        key: &CacheKey,
+        kind: &str,
+        fill: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<File> {
+        let target = Target::new(self.writable_directory())?;
+        fill(target.file())?;
+        let file = target.file().try_clone()?;
+        if matches!(target, Target::Named(_)) {
+            file.sync_all()?;
+        }
+        self.keep(target, key, kind);
+        Ok(file)
+    }
+
+    /// Gives a written file its name, if it can have one, and makes room for it.
+    fn keep(&self, target: Target, key: &CacheKey, kind: &str) {
         if let (Target::Named(temporary), Some(directory)) = (target, &self.directory) {
             let path = directory.join(key.file_name(kind));
             match temporary.persist(&path) {
@@ -125,8 +157,6 @@ impl Cache {
                 Err(error) => tracing::debug!(path = %path.display(), %error, "cannot keep a cache file"),
             }
         }
-        read_parts(&mapped, key)
-            .ok_or_else(|| io::Error::other("a cache file changed while it was written").into())
     }
 
     /// The directory, made if need be; `None` if nothing can be kept.
@@ -173,16 +203,28 @@ impl Cache {
     }
 }
 
+/// The modification time says when a file was used last; it decides what goes when the cache is full.
+fn mark_used(file: &File, path: &Path) {
+    if let Err(error) = file.set_modified(SystemTime::now()) {
+        tracing::debug!(path = %path.display(), %error, "cannot mark a cache file as used");
+    }
+}
+
 /// Kinds of cache files: the extensions of their names.
 pub mod kind {
     /// Inflated debug sections.
     pub const SECTIONS: &str = "sections";
     /// The index over debug sections.
     pub const INDEX: &str = "index";
+    /// Debug files from servers.
+    pub const DOWNLOAD: &str = "debug";
+
+    /// All of them.
+    pub(super) const ALL: [&str; 3] = [SECTIONS, INDEX, DOWNLOAD];
 }
 
 fn is_cache_file(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == kind::SECTIONS || extension == kind::INDEX)
+    path.extension().is_some_and(|extension| kind::ALL.iter().any(|kind| extension == *kind))
 }
 
 enum Target {

@@ -14,6 +14,7 @@ use flate2::Crc;
 use crate::{
     binary::{
         cache::{Cache, CacheKey, kind},
+        debuginfod,
         elf::{Elf, Section},
         executable::{BinaryError, Executable, map_file},
         inflate::{self, Compressed, InflateError},
@@ -226,7 +227,7 @@ impl Executable {
     }
 
     /// The file that has the program's DWARF.
-    fn debug_file(&self, options: &DebugOptions, _progress: &dyn Fn(Progress)) -> Result<Self, DebugMissing> {
+    fn debug_file(&self, options: &DebugOptions, progress: &dyn Fn(Progress)) -> Result<Self, DebugMissing> {
         if let Some(path) = &options.debug_file {
             return self.named_debug_file(path);
         }
@@ -235,6 +236,7 @@ impl Executable {
         }
         self.by_build_id(options)
             .or_else(|| self.by_debug_link(options))
+            .or_else(|| self.from_server(options, progress))
             .ok_or_else(|| DebugMissing::Absent { path: self.path().to_owned(), cause: self.cause() })
     }
 
@@ -258,7 +260,7 @@ impl Executable {
 
     /// `/usr/lib/debug/.build-id/ab/cdef….debug`.
     fn by_build_id(&self, options: &DebugOptions) -> Option<Self> {
-        let id = self.build_id().filter(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+        let id = self.hexadecimal_build_id()?;
         let (first, rest) = id.split_at_checked(2)?;
         let name = format!(".build-id/{first}/{rest}.debug");
         options.debug_directories.iter().find_map(|directory| {
@@ -292,6 +294,20 @@ impl Executable {
             }
             matches.then_some(file)
         })
+    }
+
+    fn from_server(&self, options: &DebugOptions, progress: &dyn Fn(Progress)) -> Option<Self> {
+        let id = self.hexadecimal_build_id()?;
+        let name = PathBuf::from(format!("{id}.debug"));
+        debuginfod::fetch(id, &options.debuginfod_urls, &options.cache, progress, |file| {
+            let file = Self::from_file(file, &name).ok()?;
+            (file.build_id() == Some(id) && has_dwarf(file.elf())).then_some(file)
+        })
+    }
+
+    /// The GNU build id, by which debug files are stored; Go's own id has no place there.
+    fn hexadecimal_build_id(&self) -> Option<&str> {
+        self.build_id().filter(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 
     /// A debug file that might be the program's; `None` if it isn't there, has no DWARF or is of another build.

@@ -89,6 +89,8 @@ pub struct Symbol {
     pub value: u64,
     /// Bytes.
     pub bytes: u64,
+    /// `STT_TLS`.
+    pub thread_local: bool,
 }
 
 /// An ELF file's headers.
@@ -276,18 +278,21 @@ impl Elf {
         })
     }
 
-    /// Visits the symbols of `.symtab` that are defined, with their names, until the visitor says `false`.
-    pub fn for_each_symbol(&self, mut visit: impl FnMut(&[u8], Symbol) -> bool) {
-        let data: &[u8] = &self.bytes;
+    /// Visits the defined symbols of `.symtab` until the visitor says `false`. A name is looked up only when the visitor
+    /// asks for it: symbol names are most of a symbol table's bytes.
+    pub fn for_each_symbol<'a>(&'a self, mut visit: impl FnMut(Symbol, &dyn Fn() -> &'a [u8]) -> bool) {
+        let data: &'a [u8] = &self.bytes;
         let Ok(header) = Header::parse(data) else { return };
         let Ok(sections) = header.sections(ENDIAN, data) else { return };
         let Ok(symbols) = sections.symbols(ENDIAN, data, elf::SHT_SYMTAB) else { return };
-        for symbol in symbols.iter() {
-            if symbol.is_undefined(ENDIAN) {
-                continue;
-            }
-            let Ok(name) = symbol.name(ENDIAN, symbols.strings()) else { continue };
-            if !visit(name, Symbol { value: symbol.st_value(ENDIAN), bytes: symbol.st_size(ENDIAN) }) {
+        let strings = symbols.strings();
+        for symbol in symbols.iter().filter(|symbol| !symbol.is_undefined(ENDIAN)) {
+            let found = Symbol {
+                value: symbol.st_value(ENDIAN),
+                bytes: symbol.st_size(ENDIAN),
+                thread_local: symbol.st_type() == elf::STT_TLS,
+            };
+            if !visit(found, &|| symbol.name(ENDIAN, strings).unwrap_or_default()) {
                 return;
             }
         }

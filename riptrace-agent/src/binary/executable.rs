@@ -125,7 +125,6 @@ struct Inner {
     line_table: OnceLock<Result<LineTable, BinaryError>>,
     pclntab: OnceLock<Result<Pclntab, BinaryError>>,
     module_data: OnceLock<Option<ModuleData>>,
-    runtime_symbols: OnceLock<RuntimeSymbols>,
     debug_key: OnceLock<CacheKey>,
 }
 
@@ -134,14 +133,6 @@ struct Inner {
 struct LineTable {
     address: u64,
     bytes: Bytes,
-}
-
-/// The symbols that say what nothing else says; all `None` in a stripped program.
-#[derive(Clone, Copy, Debug, Default)]
-struct RuntimeSymbols {
-    first_module_data: Option<u64>,
-    text: Option<u64>,
-    tls_g: Option<u64>,
 }
 
 impl Executable {
@@ -177,7 +168,6 @@ impl Executable {
             line_table: OnceLock::new(),
             pclntab: OnceLock::new(),
             module_data: OnceLock::new(),
-            runtime_symbols: OnceLock::new(),
             debug_key: OnceLock::new(),
         };
         Ok(Self(Arc::new(inner)))
@@ -282,17 +272,20 @@ impl Executable {
             // (cmd/link/internal/ld/sym.go, `computeTLSOffset`).
             return self.is_go().then_some(-8);
         };
-        if let Some(value) = self.runtime_symbols().tls_g {
-            return variant_2_offset(value, tls.memory_bytes, tls.align);
+        if tls.memory_bytes == 8 {
+            return Some(-8);
         }
-        if tls.memory_bytes == 8 { Some(-8) } else { None }
+        match self.tls_g_symbol() {
+            Some(value) => variant_2_offset(value, tls.memory_bytes, tls.align),
+            None => self.tls_g_in_code(),
+        }
     }
 
     /// The itabs that the symbol table names; none in a stripped program (see [`Self::itab_addresses`]).
     pub fn itabs(&self) -> Vec<Itab> {
         let mut found = Vec::new();
-        self.elf().for_each_symbol(|name, symbol| {
-            found.extend(itab(name, symbol));
+        self.elf().for_each_symbol(|symbol, name| {
+            found.extend(itab(name(), symbol));
             true
         });
         found
@@ -302,15 +295,37 @@ impl Executable {
     pub fn itab_addresses(&self) -> Vec<u64> {
         match self.module_data().map(|module| module.itabs) {
             Some(Itabs::Links { address, len }) if len <= MAX_ITABS => self.words(address, len),
+            Some(Itabs::Run { address, bytes }) => self.itabs_side_by_side(address, bytes / 8),
             _ => Vec::new(),
         }
+    }
+
+    /// Walks itabs that lie side by side; each has three words and one for each method of its interface, at least one
+    /// (internal/abi/iface.go, `ITab.Size`).
+    fn itabs_side_by_side(&self, address: u64, words: u64) -> Vec<u64> {
+        let words = self.words(address, words);
+        let mut found = Vec::new();
+        let mut index = 0;
+        while let Some([interface, _, _, first_method]) =
+            words.get(index..).and_then(|rest| rest.first_chunk())
+        {
+            found.push(address + index as u64 * 8);
+            // `abi.InterfaceType`: `Type` (48 bytes), `PkgPath`, then the slice of methods.
+            let methods =
+                interface.checked_add(64).and_then(|length| self.read(length, 8)?.first_chunk().copied());
+            let methods = methods.map(u64::from_le_bytes);
+            let methods = methods.and_then(|methods| usize::try_from(methods).ok()).unwrap_or(1).max(1);
+            index =
+                index.saturating_add(if *first_method == 0 { 4 } else { 3_usize.saturating_add(methods) });
+        }
+        found
     }
 
     /// The address and size of a symbol.
     pub fn symbol(&self, name: &str) -> Option<Symbol> {
         let mut found = None;
-        self.elf().for_each_symbol(|candidate, symbol| {
-            if candidate == name.as_bytes() {
+        self.elf().for_each_symbol(|symbol, candidate| {
+            if candidate() == name.as_bytes() {
                 found = Some(symbol);
             }
             found.is_none()
@@ -322,20 +337,30 @@ impl Executable {
         &self.0.debug_key
     }
 
-    fn runtime_symbols(&self) -> RuntimeSymbols {
-        *self.0.runtime_symbols.get_or_init(|| {
-            let mut symbols = RuntimeSymbols::default();
-            self.elf().for_each_symbol(|name, symbol| {
-                match name {
-                    b"runtime.firstmoduledata" => symbols.first_module_data = Some(symbol.value),
-                    b"runtime.text" => symbols.text = Some(symbol.value),
-                    b"runtime.tlsg" => symbols.tls_g = Some(symbol.value),
-                    _ => {}
-                }
-                symbols.first_module_data.is_none() || symbols.text.is_none() || symbols.tls_g.is_none()
-            });
-            symbols
-        })
+    /// The thread-local symbol `runtime.tlsg`: an offset in the thread-local block.
+    fn tls_g_symbol(&self) -> Option<u64> {
+        let mut found = None;
+        self.elf().for_each_symbol(|symbol, name| {
+            if symbol.thread_local && name() == b"runtime.tlsg" {
+                found = Some(symbol.value);
+            }
+            found.is_none()
+        });
+        found
+    }
+
+    /// What the instructions say with which `runtime.morestack` loads `g`, in one of the two forms that Go's assembler
+    /// and linkers leave (cmd/internal/obj/x86/obj6.go, `load_g`): `mov %fs:OFFSET, reg`, or `mov $OFFSET, reg` and
+    /// `mov %fs:(reg), reg`.
+    fn tls_g_in_code(&self) -> Option<i64> {
+        let entry = self.pclntab().ok()?.function_named("runtime.morestack")?.entry;
+        let code = self.read(entry, 16)?;
+        let offset = match *code {
+            [0x64, 0x48, 0x8b, mod_rm, 0x25, a, b, c, d, ..] if mod_rm & 0xc7 == 0x04 => [a, b, c, d],
+            [0x48, 0xc7, 0xc0..=0xc7, a, b, c, d, 0x64, 0x48, 0x8b, ..] => [a, b, c, d],
+            _ => return None,
+        };
+        Some(i64::from(i32::from_le_bytes(offset))).filter(|offset| *offset < 0)
     }
 
     fn line_table(&self) -> Result<&LineTable, BinaryError> {
@@ -382,7 +407,7 @@ impl Executable {
         let executable = |address: &u64| self.file_offset(*address).is_some();
         self.module_data()
             .map(|module| module.text.start)
-            .or_else(|| self.runtime_symbols().text)
+            .or_else(|| self.symbol("runtime.text").map(|symbol| symbol.value))
             .filter(executable)
             .or_else(|| Pclntab::header_text_start(table).filter(executable))
             .or_else(|| self.elf().section(".text").map(|section| section.address))
@@ -392,10 +417,7 @@ impl Executable {
         let table = self.line_table().ok()?;
         let names = table.address.checked_add(Pclntab::header_names_offset(&table.bytes)?)?;
         let is_module = |address: u64| self.words(address, 2).as_slice() == [table.address, names];
-        let address =
-            self.runtime_symbols().first_module_data.filter(|address| is_module(*address)).or_else(|| {
-                self.addresses_of_pointers_to(table.address).into_iter().find(|address| is_module(*address))
-            })?;
+        let address = self.first_pointer_to(table.address, is_module)?;
         let words = self.words(address, moduledata::BYTES / 8);
         let word = |offset: u64| words.get(usize::try_from(offset / 8).ok()?).copied();
         let layout = Layout::of(self.go_version());
@@ -426,24 +448,30 @@ impl Executable {
         words
     }
 
-    /// Addresses of writable words that hold this address once the program is loaded.
-    fn addresses_of_pointers_to(&self, target: u64) -> Vec<u64> {
-        let mut found = Vec::new();
+    /// Address of the first writable word that holds `target` once the program is loaded, of those that are `wanted`.
+    fn first_pointer_to(&self, target: u64, wanted: impl Fn(u64) -> bool) -> Option<u64> {
         if self.is_pie() {
+            let mut candidates = Vec::new();
             self.elf().for_each_relative_relocation(|at, value| {
                 if value == target {
-                    found.push(at);
+                    candidates.push(at);
                 }
             });
+            if let Some(found) = candidates.into_iter().find(|address| wanted(*address)) {
+                return Some(found);
+            }
         }
         let pattern = target.to_le_bytes();
-        for segment in self.elf().segments.iter().filter(|segment| segment.writable) {
-            let start = segment.address.next_multiple_of(8);
-            let Some(bytes) = self.elf().read_to_end(start) else { continue };
-            let words = bytes.chunks_exact(8).enumerate().filter(|(_, chunk)| *chunk == pattern);
-            found.extend(words.map(|(index, _)| start + index as u64 * 8));
-        }
-        found
+        let elf = self.elf();
+        // Go ≥ 1.26 has a section for it; else it is near the start of the data.
+        let section = elf.section(".go.module").map(|section| section.address);
+        let segments = elf.segments.iter().filter(|segment| segment.writable).map(|segment| segment.address);
+        section.into_iter().chain(segments).find_map(|start| {
+            let start = start.next_multiple_of(8);
+            let bytes = elf.read_to_end(start)?;
+            let mut words = bytes.chunks_exact(8).enumerate().filter(|(_, chunk)| *chunk == pattern);
+            words.map(|(index, _)| start + index as u64 * 8).find(|address| wanted(*address))
+        })
     }
 }
 
@@ -474,11 +502,13 @@ fn build_info(elf: &Elf) -> Option<BuildInfo> {
     if let Some(section) = elf.section(".go.buildinfo") {
         return BuildInfo::parse(&elf.section_bytes(section)?);
     }
-    let segment = elf.segments.iter().find(|segment| segment.writable && segment.file_bytes > 0)?;
-    let bytes = elf.read_to_end(segment.address)?;
-    let searched = bytes.get(..BUILD_INFO_SEARCH_BYTES.min(bytes.len()))?;
-    let at = searched.chunks(buildinfo::ALIGNMENT).position(|chunk| chunk.starts_with(buildinfo::MAGIC))?;
-    BuildInfo::parse(bytes.get(at * buildinfo::ALIGNMENT..)?)
+    let segments = elf.segments.iter().filter(|segment| segment.writable);
+    segments.filter_map(|segment| elf.read_to_end(segment.address)).find_map(|bytes| {
+        let searched = bytes.get(..BUILD_INFO_SEARCH_BYTES.min(bytes.len()))?;
+        let mut blocks = searched.chunks(buildinfo::ALIGNMENT);
+        let at = blocks.position(|block| block.starts_with(buildinfo::MAGIC))?;
+        BuildInfo::parse(bytes.get(at * buildinfo::ALIGNMENT..)?)
+    })
 }
 
 /// x86-64 thread-local storage lies below the FS base, its end aligned to it (variant II of the TLS ABI).

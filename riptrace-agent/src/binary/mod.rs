@@ -4,6 +4,7 @@
 pub mod cache;
 pub mod container;
 pub mod debug;
+mod debuginfod;
 pub mod elf;
 pub mod executable;
 pub mod inflate;

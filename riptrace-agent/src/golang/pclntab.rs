@@ -4,7 +4,7 @@
 //! Format of Go 1.18 and newer: runtime/symtab.go (`pcHeader`, `_func`, `step`), runtime/symtabinl.go, internal/abi/symtab.go.
 //! Addresses are link-time addresses.
 
-use std::{collections::HashSet, ops::Range};
+use std::{borrow::Cow, collections::HashSet, ops::Range};
 
 use bytes::Bytes;
 
@@ -90,7 +90,7 @@ pub struct Function<'a> {
 /// One level of an address: a function and the place in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The function; generic instantiations end in `[...]`.
+    /// The function's full name, with type arguments (`main.Map[go.shape.int]`); see [`shortened`].
     pub function: &'a str,
     /// Source file; empty if unknown.
     pub file: &'a str,
@@ -370,7 +370,7 @@ impl<'a> Function<'a> {
         if self.tab.new_format { 44 } else { 40 }
     }
 
-    /// Full name; generic instantiations end in `[...]`.
+    /// Full name, with type arguments (`main.Map[go.shape.int]`); see [`shortened`].
     pub fn name(&self) -> &'a str {
         self.tab.name(self.half(4))
     }
@@ -672,6 +672,17 @@ fn without_type_arguments(full: &str) -> String {
         }
     }
     out
+}
+
+/// A function's name as the runtime prints it: type arguments as `[...]` (runtime/symtab.go, `funcNameForPrint`).
+pub fn shortened(full: &str) -> Cow<'_, str> {
+    match (full.find('['), full.rfind(']')) {
+        (Some(open), Some(close)) if open < close => {
+            let (before, after) = (full.get(..open), full.get(close + 1..));
+            Cow::Owned(format!("{}[...]{}", before.unwrap_or_default(), after.unwrap_or_default()))
+        }
+        _ => Cow::Borrowed(full),
+    }
 }
 
 /// Whether a path ends in what a user typed, at a `/`.
