@@ -7,9 +7,27 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
+mod emit;
+#[cfg(target_arch = "bpf")]
+mod fetch;
+#[cfg(target_arch = "bpf")]
+mod gate;
+#[cfg(target_arch = "bpf")]
+mod goroutine;
+#[cfg(target_arch = "bpf")]
+mod hit;
+#[cfg(target_arch = "bpf")]
+mod interp;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod raw;
+#[cfg(target_arch = "bpf")]
+mod regs;
+#[cfg(target_arch = "bpf")]
+mod scratch;
+#[cfg(target_arch = "bpf")]
+mod stack;
 
 #[cfg(target_arch = "bpf")]
 mod entry {
@@ -17,12 +35,14 @@ mod entry {
 
     #[uprobe]
     fn riptrace_single(context: ProbeContext) -> u32 {
-        crate::raw::attach_cookie(context.regs) as u32
+        crate::hit::run(context.regs);
+        0
     }
 
     #[uprobe(multi)]
     fn riptrace_multi(context: ProbeContext) -> u32 {
-        crate::raw::attach_cookie(context.regs) as u32
+        crate::hit::run(context.regs);
+        0
     }
 
     /// The helpers that read memory need a licence that the GPL is compatible with.

@@ -1,0 +1,132 @@
+//! What happens when a trap is hit: decide, capture, hand over, count. Exactly one outcome is counted for each hit.
+
+use aya_ebpf::bindings::pt_regs;
+use riptrace_common::abi::{
+    ABI_VERSION,
+    program::{SITE_ENABLED, SITE_HAS_CFA, Site, TRACEPOINT_ENABLED, Tracepoint},
+    record::{FLAG_GOROUTINE, FLAG_SYSTEM_STACK},
+};
+
+use crate::{
+    emit::{self, Outcomes},
+    gate, goroutine, interp,
+    maps::{IMAGES, SITES, Scratch, TRACEPOINTS},
+    raw, regs, scratch, stack,
+};
+
+/// What the record says of the hit itself.
+#[derive(Clone, Copy)]
+struct Hit {
+    site: u32,
+    ktime_ns: u64,
+    pid_tgid: u64,
+    cpu: u32,
+}
+
+#[inline(always)]
+pub(crate) fn run(context: *mut pt_regs) {
+    let cookie = raw::attach_cookie(context);
+    let Some(site) = SITES.get(cookie as u32) else { return };
+    // A late hit of the entry's former owner, or a site that is being taken away.
+    if site.generation != (cookie >> 32) as u32 || site.flags & SITE_ENABLED == 0 {
+        return;
+    }
+    let Some(tracepoint) = TRACEPOINTS.get(site.tracepoint) else { return };
+    if tracepoint.flags & TRACEPOINT_ENABLED == 0 {
+        return;
+    }
+    let Some(outcomes) = Outcomes::of(site.tracepoint) else { return };
+    outcomes.hits();
+
+    let pid_tgid = raw::pid_tgid();
+    if !gate::process(site.tracepoint, tracepoint, (pid_tgid >> 32) as u32) {
+        outcomes.filtered();
+        return;
+    }
+    let ktime_ns = raw::ktime_ns();
+    if !gate::rate(site.tracepoint, tracepoint.rate_per_second, ktime_ns)
+        || !gate::take_slot(site.tracepoint, tracepoint.limit)
+    {
+        outcomes.throttled();
+        return;
+    }
+
+    let cpu = raw::cpu();
+    let hit = Hit { site: cookie as u32, ktime_ns, pid_tgid, cpu };
+    let emitted = if let Some(scratch) = scratch::acquire(cpu) {
+        // SAFETY: acquired above, released below.
+        unsafe {
+            let captured = capture(context, scratch, site, tracepoint, hit);
+            let emitted = captured != 0 && emit::record(scratch, site.tracepoint, captured);
+            scratch::release(scratch);
+            if emitted {
+                outcomes.emitted();
+            } else if captured == 0 {
+                outcomes.failed();
+            } else {
+                outcomes.dropped();
+            }
+            emitted
+        }
+    } else {
+        outcomes.dropped();
+        false
+    };
+    if !emitted {
+        gate::give_slot_back(site.tracepoint, tracepoint.limit);
+    }
+    outcomes.ran(raw::ktime_ns().wrapping_sub(ktime_ns));
+}
+
+/// Builds the record; gives its length, or 0 if the maps do not hold together.
+#[inline(always)]
+unsafe fn capture(
+    context: *mut pt_regs,
+    scratch: *mut Scratch,
+    site: &Site,
+    tracepoint: &Tracepoint,
+    hit: Hit,
+) -> u32 {
+    let registers = regs::read(context);
+    // SAFETY: the caller acquired the buffer.
+    unsafe {
+        let walk = &raw mut (*scratch).walk;
+        let bias = interp::clear_header(scratch, registers, site);
+        interp::begin(scratch, site, tracepoint, bias);
+        regs::copy(context, scratch::at(scratch, interp::ROOT_DATA.into()));
+        let Some(window_faults) = interp::windows(scratch, site, bias, registers.sp) else { return 0 };
+
+        let header = scratch::header(scratch);
+        if let Some(image) = IMAGES.get(site.image) {
+            let (flags, stack_hi) = goroutine::identify(scratch, image, registers);
+            (*walk).flags |= flags;
+            (*walk).stack_hi = stack_hi;
+            let on_goroutine_stack = flags & (FLAG_GOROUTINE | FLAG_SYSTEM_STACK) == FLAG_GOROUTINE;
+            if on_goroutine_stack && site.flags & SITE_HAS_CFA != 0 {
+                let cfa = registers.sp.wrapping_add(i64::from(site.cfa_from_sp).cast_unsigned());
+                (*header).frame_from_stack_hi = stack_hi.wrapping_sub(cfa);
+            }
+        }
+
+        interp::follow(scratch, site.root_type);
+        stack::append(scratch, site, registers, tracepoint.stack_frames);
+
+        let stack_offset = (*walk).used;
+        let frames = (*walk).frames;
+        let total_bytes = stack_offset + 8 * frames;
+        (*header).abi_version = ABI_VERSION;
+        (*header).total_bytes = total_bytes;
+        (*header).site = hit.site;
+        (*header).generation = site.generation;
+        (*header).tracepoint = site.tracepoint;
+        (*header).flags = (*walk).flags;
+        (*header).stack_offset = stack_offset;
+        (*header).stack_frames = frames;
+        (*header).ktime_ns = hit.ktime_ns;
+        (*header).tgid = (hit.pid_tgid >> 32) as u32;
+        (*header).tid = hit.pid_tgid as u32;
+        (*header).cpu = hit.cpu;
+        (*header).window_faults = window_faults;
+        total_bytes
+    }
+}

@@ -1,0 +1,113 @@
+//! The call stack, by frame pointers (Go keeps them).
+
+use riptrace_common::abi::{
+    limits,
+    program::{SITE_HAS_CFA, Site},
+    record::FLAG_STACK_TRUNCATED,
+};
+
+use crate::{
+    fetch,
+    maps::{STACK_BYTES, Scratch},
+    raw,
+    regs::Registers,
+    scratch,
+};
+
+struct Context {
+    scratch: *mut Scratch,
+}
+
+/// Appends at most `wanted` frames behind the chunks.
+///
+/// # Safety
+/// The buffer was acquired, and the walk of the chunks is done.
+#[inline(always)]
+pub(crate) unsafe fn append(scratch: *mut Scratch, site: &Site, registers: Registers, wanted: u32) {
+    // SAFETY: the caller's.
+    unsafe {
+        let walk = &raw mut (*scratch).walk;
+        (*walk).frames = 0;
+        (*walk).max_frames = wanted.min(limits::MAX_STACK_FRAMES);
+        if (*walk).max_frames == 0 {
+            return;
+        }
+        push(scratch, registers.ip);
+        if site.flags & SITE_HAS_CFA == 0 {
+            (*walk).flags |= FLAG_STACK_TRUNCATED;
+            return;
+        }
+        // Nothing of the stack is copied yet. Volatile: two zeros would become a call of `memset`.
+        (&raw mut (*walk).stack_begin).write_volatile(0);
+        (&raw mut (*walk).stack_end).write_volatile(0);
+        (*walk).frame_pointer = registers.bp;
+        let cfa = registers.sp.wrapping_add(i64::from(site.cfa_from_sp).cast_unsigned());
+        // The function's own frame record lies at CFA - 16 once its prologue has run (or always, if it keeps none).
+        // Until then RBP is the caller's, and the return address lies only at CFA - 8.
+        if registers.bp != cfa.wrapping_sub(16) {
+            if (*walk).max_frames == 1 {
+                (*walk).flags |= FLAG_STACK_TRUNCATED;
+                return;
+            }
+            let return_address = fetch::word(cfa.wrapping_sub(8));
+            if return_address == 0 {
+                return;
+            }
+            push(scratch, return_address);
+        }
+        let mut context = Context { scratch };
+        raw::repeat(limits::MAX_STACK_FRAMES, step, &mut context);
+    }
+}
+
+#[inline(always)]
+unsafe fn push(scratch: *mut Scratch, address: u64) {
+    // SAFETY: the caller's.
+    unsafe {
+        let walk = &raw mut (*scratch).walk;
+        let frames = (*walk).frames;
+        let offset = u64::from((*walk).used) + 8 * u64::from(frames);
+        scratch::at(scratch, offset).cast::<u64>().write_unaligned(address);
+        (*walk).frames = frames + 1;
+    }
+}
+
+/// One frame: (saved frame pointer, return address) at the frame pointer. The target's stack is copied in pieces, since
+/// a read costs by the call and not by the byte.
+unsafe extern "C" fn step(_index: u64, context: *mut Context) -> i64 {
+    // SAFETY: `append`'s context.
+    unsafe {
+        let scratch = (*context).scratch;
+        let walk = &raw mut (*scratch).walk;
+        let (pointer, hi) = ((*walk).frame_pointer, (*walk).stack_hi);
+        // The outermost frame of a goroutine has no caller; anything else that is no frame ends the walk as well.
+        if pointer < 4096 || pointer & 7 != 0 || (hi != 0 && pointer.wrapping_add(16) > hi) {
+            return 1;
+        }
+        if (*walk).frames >= (*walk).max_frames {
+            (*walk).flags |= FLAG_STACK_TRUNCATED;
+            return 1;
+        }
+        if pointer < (*walk).stack_begin || pointer.wrapping_add(16) > (*walk).stack_end {
+            let piece = if hi == 0 { 16 } else { hi.wrapping_sub(pointer).min(STACK_BYTES as u64) };
+            if !fetch::into_stack(scratch, piece, pointer) {
+                return 1;
+            }
+            (*walk).stack_begin = pointer;
+            (*walk).stack_end = pointer.wrapping_add(piece);
+        }
+        let offset = raw::mask::<{ STACK_BYTES as i32 - 8 }>(pointer.wrapping_sub((*walk).stack_begin));
+        let record = (&raw mut (*scratch).stack).cast::<u8>().add(offset as usize).cast::<u64>();
+        let (next, return_address) = (record.read_volatile(), record.add(1).read_volatile());
+        if return_address == 0 {
+            return 1;
+        }
+        push(scratch, return_address);
+        // Frames lie at growing addresses; a loop would never end.
+        if next <= pointer {
+            return 1;
+        }
+        (*walk).frame_pointer = next;
+        0
+    }
+}
