@@ -71,7 +71,9 @@ pub(crate) fn thread_local_g(image: &Image) -> u64 {
     }
     let mut fsbase = 0u64;
     // SAFETY: eight bytes on the stack.
-    unsafe { raw::probe_read_kernel((&raw mut fsbase).cast(), 8, raw::current_task().wrapping_add(offset.into())) };
+    unsafe {
+        raw::probe_read_kernel((&raw mut fsbase).cast(), 8, raw::current_task().wrapping_add(offset.into()))
+    };
     if fsbase == 0 {
         return 0;
     }

@@ -46,9 +46,7 @@ pub(crate) unsafe fn identify(scratch: *mut Scratch, image: &Image, registers: R
         // goid 0: a stack of the system (g0, gsignal), which runs for the thread's current goroutine, if any.
         let m = scratch::object_word(scratch, image.g_m);
         let current = fetch::word(m.wrapping_add(image.m_curg.into()));
-        if current >= SMALLEST_POINTER
-            && fetch::into_object(scratch, needed, current)
-            && name(scratch, image)
+        if current >= SMALLEST_POINTER && fetch::into_object(scratch, needed, current) && name(scratch, image)
         {
             return (FLAG_GOROUTINE | FLAG_SYSTEM_STACK, stack_hi);
         }

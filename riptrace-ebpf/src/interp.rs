@@ -252,8 +252,7 @@ unsafe extern "C" fn step(_index: u64, context: *mut Context) -> i64 {
             } else if slot.action == ACTION_FUNC {
                 function = word;
                 function_may_follow = slot.deeper == 0 || below_limit;
-                function_depth =
-                    if function_may_follow { depth + u32::from(slot.deeper) } else { depth };
+                function_depth = if function_may_follow { depth + u32::from(slot.deeper) } else { depth };
             } else {
                 if count_at + 8 > bytes {
                     return 0;
@@ -309,9 +308,7 @@ unsafe extern "C" fn step(_index: u64, context: *mut Context) -> i64 {
                 kind: DYNAMIC_CODE,
             };
             ask = Ask::one(function, TYPE_CLOSURE_WORD, function_depth);
-            if function_may_follow
-                && let Some(dynamic) = DYNAMIC.get_ptr(&key)
-            {
+            if function_may_follow && let Some(dynamic) = DYNAMIC.get_ptr(&key) {
                 ask.type_index = (*dynamic).target;
             }
         }

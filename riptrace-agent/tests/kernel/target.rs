@@ -1,0 +1,165 @@
+//! The Go program that is traced: built once, run once a test, told what to call.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::OnceLock,
+};
+
+use riptrace_agent::{
+    binary::{Executable, cache::Cache, debug::DebugOptions},
+    dwarf::DebugInfo,
+    golang::{
+        runtime,
+        types::{Shape, TypeSource as _},
+    },
+};
+use riptrace_common::abi::program::Image;
+
+/// How the target is built.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Build {
+    Static,
+    Pie,
+}
+
+pub struct Target {
+    pid: u32,
+    own: Option<Own>,
+    facts: HashMap<String, u64>,
+    pub path: PathBuf,
+    pub executable: Executable,
+}
+
+/// A target that this test started.
+struct Own {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Target {
+    pub fn start(build: Build) -> Self {
+        let path = binary(build);
+        let mut child = Command::new(&path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the target starts");
+        let stdin = child.stdin.take().expect("piped");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut facts = HashMap::new();
+        loop {
+            let mut line = String::new();
+            stdout.read_line(&mut line).expect("the target speaks");
+            match line.split_whitespace().collect::<Vec<_>>()[..] {
+                ["ready"] => break,
+                ["fact", name, value] => {
+                    facts.insert(name.to_owned(), u64::from_str_radix(value, 16).expect("an address"));
+                }
+                _ => panic!("the target said {line:?}"),
+            }
+        }
+        let executable = Executable::open(&path).expect("a Go binary");
+        Self { pid: child.id(), own: Some(Own { child, stdin, stdout }), facts, path, executable }
+    }
+
+    /// A target that another test started.
+    pub fn attached(pid: u32, path: &Path) -> Self {
+        let executable = Executable::open(path).expect("a Go binary");
+        Self { pid, own: None, facts: HashMap::new(), path: path.to_owned(), executable }
+    }
+
+    /// Makes the calls and waits for them.
+    pub fn call(&mut self, name: &str, count: u32, goroutines: u32) {
+        let own = self.own.as_mut().expect("a target that this test started");
+        writeln!(own.stdin, "{name} {count} {goroutines}").expect("the target listens");
+        let mut line = String::new();
+        own.stdout.read_line(&mut line).expect("the target answers");
+        assert_eq!(line, "done\n");
+    }
+
+    /// An address that the target printed.
+    pub fn fact(&self, name: &str) -> u64 {
+        self.facts[name]
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Link-time address of a symbol.
+    pub fn symbol(&self, name: &str) -> u64 {
+        let mut found = None;
+        self.executable.elf().for_each_symbol(|symbol_name, symbol| {
+            if symbol_name == name.as_bytes() {
+                found = Some(symbol.value);
+            }
+            found.is_none()
+        });
+        found.unwrap_or_else(|| panic!("no symbol {name}"))
+    }
+
+    /// Where this Go's runtime keeps what the kernel side reads, by its debug data.
+    pub fn image(&self) -> Image {
+        static OFFSETS: OnceLock<runtime::RuntimeOffsets> = OnceLock::new();
+        let offsets = OFFSETS.get_or_init(|| {
+            let options = DebugOptions { cache: Cache::none(), ..DebugOptions::from_environment(None) };
+            let sections = self.executable.debug(&options, &|_| ()).expect("debug data");
+            let debug = DebugInfo::load(sections).expect("debug data");
+            runtime::RuntimeOffsets::from_fields(|name, path| field(&debug, name, path)).expect("runtime.g")
+        });
+        runtime::image(Some(offsets), self.executable.tls_g_offset())
+    }
+}
+
+fn field(debug: &DebugInfo, name: &str, path: &str) -> Option<u32> {
+    let mut ty = debug.get(debug.type_named(name)?);
+    let mut offset = 0;
+    for part in path.split('.') {
+        let Shape::Struct { fields } = &ty.shape else { return None };
+        let field = fields.iter().find(|field| &*field.name == part)?;
+        offset += field.offset;
+        ty = debug.get(field.ty);
+    }
+    u32::try_from(offset).ok()
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Some(own) = &mut self.own {
+            let _ = own.child.kill();
+            let _ = own.child.wait();
+        }
+    }
+}
+
+fn binary(build: Build) -> PathBuf {
+    static BUILT: OnceLock<(tempfile::TempDir, PathBuf, PathBuf)> = OnceLock::new();
+    let (_, fixed, pie) = BUILT.get_or_init(|| {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(directory.path().join("target.go"), include_str!("target.go")).expect("written");
+        let go = |output: &str, mode: &str| {
+            let output = directory.path().join(output);
+            let status = Command::new("go")
+                .args(["build", "-buildmode", mode, "-o"])
+                .arg(&output)
+                .arg("target.go")
+                .current_dir(directory.path())
+                .env("GOFLAGS", "-buildvcs=false")
+                .env("GO111MODULE", "off")
+                .status()
+                .expect("go runs");
+            assert!(status.success(), "go build");
+            output
+        };
+        let (fixed, pie) = (go("target", "exe"), go("target-pie", "pie"));
+        (directory, fixed, pie)
+    });
+    match build {
+        Build::Static => fixed.clone(),
+        Build::Pie => pie.clone(),
+    }
+}
