@@ -1,1 +1,12 @@
-//! The crates RipTrace is tested with: see tests/.
+//! Runs Go programs that print their own truth, traces them with the real `riptrace`, and compares.
+//!
+//! [`go`] builds the program in `fixtures/` for a version of Go and a way of building; [`fixture`] runs it and reads what
+//! it prints; [`riptrace`] runs the product and reads its events; [`compare`] holds a captured value against the printed
+//! one; [`truth`] puts these together for a whole run and counts what was exact.
+
+pub mod compare;
+pub mod fixture;
+pub mod go;
+pub mod requirements;
+pub mod riptrace;
+pub mod truth;
