@@ -326,7 +326,7 @@ impl<'a> Comparison<'a> {
             let captures = got["captures"].as_array().map_or(&[][..], Vec::as_slice);
             match captures.iter().find(|have| text(have, "name") == name) {
                 Some(have) => {
-                    self.value(&capture["value"], &have["value"], &format!("{path}·{name}"), hops, findings)
+                    self.value(&capture["value"], &have["value"], &format!("{path}·{name}"), hops, findings);
                 }
                 None => findings.label(&format!("{path}·{name}"), "capture_missing"),
             }

@@ -206,7 +206,7 @@ fn match_hits<'a>(
         let line = hit["location"]["line"].as_u64().unwrap_or(0);
         match by_line.get(&(suffix, line)) {
             Some(name) => {
-                captured.entry((name, hit["goroutine"].as_u64().unwrap_or(0))).or_default().push(hit)
+                captured.entry((name, hit["goroutine"].as_u64().unwrap_or(0))).or_default().push(hit);
             }
             None => tally.failures.push(format!("a hit at {file}:{line}, which is not probed")),
         }

@@ -1,5 +1,7 @@
 //! What is wrong gets a clear error, the documented exit code, and loses nothing; nothing is left behind.
 
+#![expect(clippy::unwrap_used, reason = "that is how a test fails")]
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -398,7 +400,8 @@ fn the_limit_is_exact_and_a_timeout_without_hits_says_so() {
     }
     let mut fixture = ticking();
     let location = line("bad.tick").location();
-    let quiet = probe(fixture.pid(), &["--timeout", "1s", &location]);
+    let pid = fixture.pid().to_string();
+    let quiet = run(&["probe", "--json", "--pid", &pid, "--timeout", "1s", &location], TIMEOUT).unwrap();
     quiet.expect(4, &[]);
     let mut running = Running::probe(fixture.pid(), &[location], &["--limit", "7"]).unwrap();
     running.wait_attached(1, TIMEOUT).unwrap();

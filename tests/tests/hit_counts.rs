@@ -1,5 +1,7 @@
 //! A line gives one hit each time it is executed: the fixture counts for itself, and `stats.hits` must agree exactly.
 
+#![expect(clippy::unwrap_used, reason = "that is how a test fails")]
+
 use std::{collections::BTreeMap, time::Duration};
 
 use riptrace_tests::{

@@ -3,6 +3,8 @@
 //!
 //! `RIPTRACE_FIXTURE=maps,chans` runs only these fixtures. Reports are kept under `target/fixtures/reports`.
 
+#![expect(clippy::unwrap_used, reason = "that is how a test fails")]
+
 use std::io::Write as _;
 
 use riptrace_tests::{

@@ -1,5 +1,7 @@
 //! A program that drives the runtime hard computes the same with its hottest lines probed.
 
+#![expect(clippy::unwrap_used, reason = "that is how a test fails")]
+
 use std::time::Duration;
 
 use riptrace_tests::{
