@@ -14,9 +14,11 @@ const MAX_PROLOGUE: usize = 64;
 /// The instructions by which control enters `code` from outside, such that each execution passes exactly one of them.
 ///
 /// * An entry is an instruction of the code with a predecessor outside, or where control enters the function.
-/// * `starts_statement`: the line table recommends the instruction as a place for a breakpoint. An entry from which no
-///   such instruction is reached within the code is not the line's beginning: registers are spilled and constants loaded
-///   for a line in other lines' places (cmd/compile marks those `NotStmt`). A line without any marks keeps them all.
+/// * `starts_statement`: the line table recommends the instruction as a place for a breakpoint. An entry that neither
+///   leads to such an instruction within the code nor lies behind one is not the line's beginning: registers are spilled
+///   and constants loaded for a line in other lines' places (cmd/compile marks those `NotStmt`). A line without any marks
+///   keeps them all.
+/// * An entry that always leads on to another one within the code would count its executions twice.
 /// * An entry is redundant if it can't be reached from the function's beginning, or from itself, without passing
 ///   another one that is kept: the second half of a call that is written over several lines. Both the first clause of a
 ///   `for` statement and its third stay: each iteration executes the line again.
@@ -34,11 +36,22 @@ pub(crate) fn entries(
     };
     let mut kept: Vec<Node> =
         code.iter().copied().filter(|&node| graph.is_reachable(node) && enters(node)).collect();
-    if code.iter().any(|&node| graph.is_reachable(node) && starts_statement(node)) {
-        kept.retain(|&entry| reaches_statement(graph, code, entry, &starts_statement));
+    let statements: Vec<Node> =
+        code.iter().copied().filter(|&node| graph.is_reachable(node) && starts_statement(node)).collect();
+    if !statements.is_empty() {
+        let of_statement = within(graph, code, statements.iter().copied(), |_| false);
+        kept.retain(|&entry| {
+            of_statement.contains(&entry)
+                || within(graph, code, [entry], |_| false).into_iter().any(&starts_statement)
+        });
     }
     if kept.len() > MAX_COMPARED {
         return kept;
+    }
+    for candidate in kept.clone() {
+        if !graph.roots().contains(&candidate) && always_meets_another(graph, code, candidate, &kept) {
+            kept.retain(|&entry| entry != candidate);
+        }
     }
     // Later entries first: of two halves the second is the one that continues.
     for candidate in kept.clone().into_iter().rev() {
@@ -54,23 +67,33 @@ pub(crate) fn entries(
     kept
 }
 
-fn reaches_statement(
+/// What runs from `starts` on (these included) without leaving `code`, not going on behind what `stops` holds.
+fn within(
     graph: &FlowGraph,
     code: &BTreeSet<Node>,
-    entry: Node,
-    starts_statement: &impl Fn(Node) -> bool,
-) -> bool {
+    starts: impl IntoIterator<Item = Node>,
+    stops: impl Fn(Node) -> bool,
+) -> BTreeSet<Node> {
     let mut seen = BTreeSet::new();
-    let mut work = vec![entry];
+    let mut work: Vec<Node> = starts.into_iter().collect();
     while let Some(node) = work.pop() {
-        if starts_statement(node) {
-            return true;
-        }
-        if seen.insert(node) {
+        if seen.insert(node) && !stops(node) {
             work.extend(graph.successors(node).iter().filter(|next| code.contains(next)));
         }
     }
-    false
+    seen
+}
+
+/// Whether each execution that begins at `entry` comes by another kept entry before it leaves the code.
+fn always_meets_another(graph: &FlowGraph, code: &BTreeSet<Node>, entry: Node, kept: &[Node]) -> bool {
+    let another = |node: Node| node != entry && kept.contains(&node);
+    let passed = within(graph, code, [entry], another);
+    passed.iter().copied().any(another)
+        && passed.iter().all(|&node| {
+            another(node)
+                || (!graph.successors(node).is_empty()
+                    && graph.successors(node).iter().all(|next| code.contains(next)))
+        })
 }
 
 /// The first instruction behind the stack check, or the function's first one if it has none: executed once in each call,

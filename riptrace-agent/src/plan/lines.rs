@@ -190,6 +190,19 @@ impl<'a> InstructionLines<'a> {
         self.rows[..behind].iter().rev().take_while(|row| row.address == address).any(|row| row.prologue_end)
     }
 
+    /// The instruction nearest to `site` that is in the source of `owner` itself, not in anything inlined there: one of
+    /// `nodes` if there is one.
+    pub(crate) fn scope_of(&self, owner: Owner, nodes: &BTreeSet<Node>, site: Node) -> Node {
+        let own = |node: &Node| self.chains[self.chain_of[*node]].last().copied() == owner;
+        if own(&site) {
+            return site;
+        }
+        let nearest = |found: &mut dyn Iterator<Item = Node>| found.min_by_key(|node| node.abs_diff(site));
+        nearest(&mut nodes.iter().copied().filter(own))
+            .or_else(|| nearest(&mut (0..self.addresses.len()).filter(own)))
+            .unwrap_or(site)
+    }
+
     /// The instructions that an execution of the line is made of, for the function itself and for every inlined instance
     /// that has the line: rows of the line, and all of what was inlined into calls on it.
     pub(crate) fn on_line(&self, file: &str, line: u32) -> BTreeMap<Owner, BTreeSet<Node>> {

@@ -44,6 +44,9 @@ pub struct Site {
     /// The inlined instance (an index into `Function::inlined`) whose source the location is in. The instruction may lie
     /// in an instance further in, when a line begins with a call that was inlined.
     pub instance: Option<usize>,
+    /// An address whose scope is that of the location's source: where a line begins with a call that was inlined, the
+    /// armed instruction lies in the called function's scope, and this one in the line's own.
+    pub scope_address: u64,
     /// The instruction there, in words.
     pub instruction: String,
     /// The kernel emulates the instruction: a hit costs one trap, not two.
@@ -179,7 +182,7 @@ impl Search<'_> {
                 owner: None,
                 trigger: Trigger::Entry,
             };
-            self.put(&graph, function, node, &place);
+            self.put(&graph, function, node, node, &place);
         }
         for (function, instance) in &found.inlined {
             let Some(inlined) = function.inlined.get(*instance) else { continue };
@@ -229,7 +232,7 @@ impl Search<'_> {
                 graph.address(checked)
             ));
         }
-        self.put(&graph, &function, node, &place);
+        self.put(&graph, &function, node, node, &place);
         Ok(())
     }
 
@@ -248,11 +251,12 @@ impl Search<'_> {
             } else {
                 entry
             };
-            self.put(graph, function, node, place);
+            let scope = instructions.scope_of(place.owner, nodes, node);
+            self.put(graph, function, node, scope, place);
         }
     }
 
-    fn put(&mut self, graph: &FlowGraph, function: &Arc<Function>, node: Node, place: &Place) {
+    fn put(&mut self, graph: &FlowGraph, function: &Arc<Function>, node: Node, scope: Node, place: &Place) {
         let link_address = graph.address(node);
         let instruction = graph.instruction(node);
         let name = place
@@ -272,6 +276,7 @@ impl Search<'_> {
             trigger: place.trigger,
             function: Some(Arc::clone(function)),
             instance: place.owner,
+            scope_address: graph.address(scope),
             instruction: text_of(instruction),
             fast: bytes_of(self.code, instruction).is_some_and(is_emulated),
         });
