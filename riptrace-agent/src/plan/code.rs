@@ -3,7 +3,7 @@
 //! Machine code comes through a [`CodeReader`]; `plan::sites` asks where control enters the code of a line. Hostile code
 //! gives an error or a strange graph, never unbounded work.
 
-use std::{collections::HashMap, ops::Range};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, FlowControl, Formatter, Instruction, Mnemonic, NasmFormatter, OpKind,
@@ -28,6 +28,9 @@ pub trait CodeReader {
 
     /// Name of the function that is entered at a link-time address.
     fn function_name(&self, link_address: u64) -> Option<&str>;
+
+    /// Names of all functions, for messages about names that don't exist.
+    fn function_names(&self) -> Vec<Arc<str>>;
 }
 
 /// Why code could not be understood.

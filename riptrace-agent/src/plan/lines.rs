@@ -25,8 +25,6 @@ pub trait LineSource {
     fn function_at(&self, link_address: u64) -> Result<Option<Arc<Function>>, DwarfError>;
     /// The functions that a name stands for.
     fn functions_matching(&self, name: &str) -> Result<Vec<FunctionMatch>, DwarfError>;
-    /// Names of functions, for messages.
-    fn function_names(&self) -> Vec<Arc<str>>;
 }
 
 impl LineSource for DebugInfo {
@@ -53,10 +51,6 @@ impl LineSource for DebugInfo {
     fn functions_matching(&self, name: &str) -> Result<Vec<FunctionMatch>, DwarfError> {
         Self::functions_matching(self, name)
     }
-
-    fn function_names(&self) -> Vec<Arc<str>> {
-        Vec::new()
-    }
 }
 
 /// Lines of a file that can carry a tracepoint, in ascending order.
@@ -69,7 +63,8 @@ pub fn lines_with_code(lines: &dyn LineSource, file: &str) -> Result<BTreeSet<u3
             let calls = function.iter().flat_map(|function| &function.inlined);
             found.extend(calls.filter(|call| *call.call_file == *file).map(|call| call.call_line));
         }
-        if function.as_ref().is_some_and(|function| !is_wrapper(function)) {
+        let inlined = |function: &Function| !function.inline_chain_at(row.address).is_empty();
+        if function.as_ref().is_some_and(|function| !is_wrapper(function) || inlined(function)) {
             found.insert(row.line);
         }
     }

@@ -116,6 +116,10 @@ impl Search<'_> {
             let Some(graph) = self.graph(&function) else { continue };
             let instructions = InstructionLines::of(&graph, &function, &rows);
             for (owner, nodes) in instructions.on_line(&file, line) {
+                // A wrapper has the lines of what it wraps without executing them; what was inlined into it is executed.
+                if owner.is_none() && is_wrapper(&function) {
+                    continue;
+                }
                 let place = Place { file: Arc::clone(&file), line, owner, trigger: Trigger::Line };
                 self.enter(&graph, &function, &instructions, &nodes, &place);
             }
@@ -143,7 +147,7 @@ impl Search<'_> {
         }
         let found = match matches.as_slice() {
             [] => {
-                let names = self.lines.function_names();
+                let names = self.code.function_names();
                 return Err(LocationError::NoFunction {
                     name: name.to_owned(),
                     nearest: nearest_functions(name, &names),
@@ -186,9 +190,6 @@ impl Search<'_> {
         }
         for (function, instance) in &found.inlined {
             let Some(inlined) = function.inlined.get(*instance) else { continue };
-            if is_wrapper(function) {
-                continue;
-            }
             let rows = self.lines.rows_of(function)?;
             let Some(graph) = self.graph(function) else { continue };
             let instructions = InstructionLines::of(&graph, function, &rows);
@@ -326,9 +327,6 @@ impl Search<'_> {
                 continue;
             }
             let Some(function) = self.lines.function_at(row.address)? else { continue };
-            if is_wrapper(&function) {
-                continue;
-            }
             let chain = function.inline_chain_at(row.address);
             let source = match chain.last().and_then(|&instance| function.inlined.get(instance)) {
                 Some(instance) => &instance.name,
@@ -341,9 +339,7 @@ impl Search<'_> {
             for found in self.lines.functions_matching(&name)? {
                 let holders = found.inlined.iter().map(|(function, _)| function);
                 for function in found.functions.iter().chain(holders) {
-                    if !is_wrapper(function) {
-                        functions.insert(function.entry, Arc::clone(function));
-                    }
+                    functions.insert(function.entry, Arc::clone(function));
                 }
             }
         }
