@@ -1,5 +1,6 @@
 //! `cargo xtask TASK`: set-up, builds, demo, tests, kernel matrix, benchmarks and tidy checks. One task a file.
 
+mod bench;
 mod build;
 mod demo;
 mod setup;
@@ -29,6 +30,8 @@ enum Task {
     Demo(demo::Options),
     /// All tests.
     Test(test::Options),
+    /// Measure what the README quotes.
+    Bench(bench::Options),
     /// Check the invariants that a program can check.
     Tidy,
 }
@@ -40,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         Task::Dist => build::dist(),
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Tidy => tidy::run(),
     }
 }

@@ -10,6 +10,6 @@ pub mod executable;
 pub mod inflate;
 pub mod process;
 
-pub use debug::{DebugMissing, DebugOptions, Progress};
-pub use executable::{BinaryError, Executable};
+pub use debug::{DebugMissing, DebugOptions, Progress, Stage};
+pub use executable::{BinaryError, Executable, FileIdentity};
 pub use process::Process;

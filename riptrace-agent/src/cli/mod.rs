@@ -1,1 +1,105 @@
-//! cli
+//! The command line: what was typed becomes validated, ready objects here; one subcommand a file.
+//!
+//! Text goes to stdout only when it is the result; progress, warnings and summaries go to stderr.
+
+pub mod completions;
+pub mod doctor;
+mod duration;
+mod exit;
+pub mod explain;
+pub mod lines;
+mod output;
+pub mod probe;
+mod progress;
+pub mod ps;
+mod signals;
+pub mod target;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+pub use exit::{Exit, Failure};
+
+use crate::log;
+
+/// Non-breaking tracepoints for running Go programs.
+///
+/// Name a line of a service that is running, and read what the line saw: every variable with its Go type, the
+/// goroutine, the time, the stack. Nothing is restarted, nothing is linked in, no thread is stopped.
+#[derive(Debug, Parser)]
+#[command(name = "riptrace", version, arg_required_else_help = true, max_term_width = 110)]
+pub struct Cli {
+    /// Log format on stderr; what is logged is set by RIPTRACE_LOG (error, warn, info, debug, trace).
+    #[arg(long, global = true, value_name = "text|json", value_parser = log_format)]
+    pub log_format: Option<log::Format>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Arm tracepoints, print what they see, disarm.
+    Probe(probe::Arguments),
+    /// List the Go processes of this machine.
+    Ps(ps::Arguments),
+    /// Say which lines of a source file can carry a tracepoint, and which variables are readable there.
+    Lines(lines::Arguments),
+    /// Say everything that is known of a location before it is armed.
+    Explain(explain::Arguments),
+    /// Say what works on this machine, what is missing, and how to get it.
+    Doctor(doctor::Arguments),
+    /// Print a shell's completions.
+    Completions(completions::Arguments),
+    /// Print the manual page.
+    Man,
+}
+
+fn log_format(text: &str) -> Result<log::Format, String> {
+    match text {
+        "text" => Ok(log::Format::Text),
+        "json" => Ok(log::Format::Json),
+        other => Err(format!("`{other}` is unknown; use text or json")),
+    }
+}
+
+/// Runs the program on its own arguments.
+#[must_use]
+pub fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let usage = error.use_stderr();
+            // A closed pipe is no error, and there is nowhere left to report any other.
+            let _ = error.print();
+            return if usage { Exit::Usage } else { Exit::Ok };
+        }
+    };
+    if let Err(error) = log::init(cli.log_format) {
+        eprintln!("riptrace: {error}");
+        return Exit::Usage;
+    }
+    let result = match cli.command {
+        Command::Probe(arguments) => probe::run(&arguments),
+        Command::Ps(arguments) => ps::run(&arguments),
+        Command::Lines(arguments) => lines::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments, &mut Cli::command()),
+        Command::Man => completions::manual(&Cli::command()),
+    };
+    result.unwrap_or_else(|failure| {
+        eprintln!("riptrace: {failure}");
+        failure.exit
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

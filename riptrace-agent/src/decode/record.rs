@@ -65,6 +65,15 @@ pub struct Record<'r> {
     pub stack: Vec<u64>,
 }
 
+/// The header alone, for sorting records before they are decoded.
+pub fn header(bytes: &[u8]) -> Result<Header, RecordError> {
+    let found = Cursor::new(bytes, bytes.len()).u32("the ABI version")?;
+    if found != ABI_VERSION {
+        return Err(RecordError::AbiVersion { found });
+    }
+    parse_header(&mut Cursor::new(bytes, bytes.len()))
+}
+
 impl<'r> Record<'r> {
     /// Splits a record. Bytes behind its announced end are ignored (the ring buffer pads records to 8 bytes).
     pub fn parse(bytes: &'r [u8]) -> Result<Self, RecordError> {

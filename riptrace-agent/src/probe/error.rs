@@ -118,3 +118,10 @@ pub enum ProbeError {
     #[error("the ring buffer already has a reader")]
     RingTaken,
 }
+
+impl ProbeError {
+    /// Whether a privilege or a kernel feature is missing, as opposed to anything that a user can get wrong.
+    pub fn is_missing_ability(&self) -> bool {
+        matches!(self, Self::NotPermitted { .. } | Self::Unsupported { .. } | Self::Refused { .. })
+    }
+}

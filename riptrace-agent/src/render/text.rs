@@ -9,7 +9,7 @@ mod value;
 
 pub use self::{
     events::{attached, detached, error, event, hit, stats},
-    value::value,
+    value::{reason, value},
 };
 
 /// How text is made.

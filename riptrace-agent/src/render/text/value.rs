@@ -30,7 +30,7 @@ struct Printer {
 }
 
 /// What stands for a value, or the part of one, that is not there.
-pub(super) fn reason(reason: Unavailable) -> &'static str {
+pub fn reason(reason: Unavailable) -> &'static str {
     match reason {
         Unavailable::OptimizedOut => "optimized out",
         Unavailable::Fault => "unreadable memory",

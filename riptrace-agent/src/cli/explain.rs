@@ -1,0 +1,177 @@
+//! `riptrace explain`: everything that is known of a location before it is armed.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use riptrace_common::{
+    abi::program::{
+        ACTION_EMPTY_INTERFACE, ACTION_FOLLOW, ACTION_FUNC, ACTION_INTERFACE, Slot, WINDOW_IMAGE,
+        WINDOW_IMAGE_ADDRESS, WINDOW_STACK, Window,
+    },
+    wire::event::SiteInfo,
+};
+use serde::Serialize;
+
+use super::{Exit, Failure, output::Output, progress::Progress, target::TargetArguments};
+use crate::{
+    plan::{CaptureLimits, SitePlan, sites::LocationRequest},
+    render,
+    trace::{Wanted, plan_alone},
+};
+
+/// Cost of a trap whose instruction the kernel emulates, and of one that it single-steps, in nanoseconds: medians of a
+/// virtual machine (docs/performance.md); on bare metal both are lower.
+const FAST_TRAP_NS: u64 = 700;
+const SLOW_TRAP_NS: u64 = 12_000;
+/// Cost of a hit beyond the trap, and of each read of the target's memory.
+const HIT_NS: u64 = 400;
+const READ_NS: u64 = 95;
+
+/// Options of `riptrace explain`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  riptrace explain handler.go:42 --name orders")]
+pub struct Arguments {
+    /// Where: file.go:LINE, a function, a method, or *ADDRESS.
+    #[arg(value_name = "LOCATION")]
+    location: String,
+
+    #[command(flatten)]
+    target: TargetArguments,
+
+    /// One JSON object a program.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Explanation {
+    location: String,
+    executable: String,
+    sites: Vec<SiteExplanation>,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct SiteExplanation {
+    #[serde(flatten)]
+    info: SiteInfo,
+    cfa_from_sp: Option<i32>,
+    operations: Vec<String>,
+    estimated_hit_ns: u64,
+}
+
+/// Prints what is known.
+///
+/// # Errors
+///
+/// The target or the location can't be bound.
+pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
+    let location =
+        arguments.location.parse::<LocationRequest>().map_err(|error| Failure::new(Exit::Usage, error))?;
+    let wanted = Wanted { location, captures: Vec::new(), globals: false, limits: CaptureLimits::default() };
+    let progress = Progress::start();
+    let mut output = Output::default();
+    let mut failure = None;
+    let mut found = 0;
+    for target in arguments.target.resolve()? {
+        let image = target.load(&arguments.target, &progress);
+        match plan_alone(&image, &wanted) {
+            Ok(planned) => {
+                found += 1;
+                let explanation = Explanation {
+                    location: arguments.location.clone(),
+                    executable: image.executable.path().display().to_string(),
+                    sites: planned.plans.iter().map(explain).collect(),
+                    warnings: planned.warnings,
+                };
+                let text = if arguments.json {
+                    serde_json::to_string(&explanation).map_err(|error| Failure::new(Exit::Failure, error))?
+                } else {
+                    text(&explanation)
+                };
+                output.line(text.trim_end())?;
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    drop(progress);
+    output.flush()?;
+    match failure {
+        Some(error) if found == 0 => Err(Failure::unbound(error)),
+        _ => Ok(Exit::Ok),
+    }
+}
+
+fn explain(plan: &SitePlan) -> SiteExplanation {
+    let operations: Vec<String> =
+        plan.windows.iter().map(window).chain(plan.root_slots.iter().map(slot)).collect();
+    let trap_ns = if plan.info.fast { FAST_TRAP_NS } else { SLOW_TRAP_NS };
+    SiteExplanation {
+        info: plan.info.clone(),
+        cfa_from_sp: plan.cfa_from_sp,
+        estimated_hit_ns: trap_ns + HIT_NS + READ_NS * operations.len() as u64,
+        operations,
+    }
+}
+
+fn window(window: &Window) -> String {
+    match window.base {
+        WINDOW_STACK => format!("copy {} bytes from sp{:+}", window.bytes, window.offset),
+        WINDOW_IMAGE => format!("copy {} bytes from {:#x}", window.bytes, window.offset),
+        WINDOW_IMAGE_ADDRESS => format!("note the address {:#x}", window.offset),
+        _ => format!("note the address sp{:+}", window.offset),
+    }
+}
+
+fn slot(slot: &Slot) -> String {
+    let what = match slot.action {
+        ACTION_FOLLOW => "follow the pointer",
+        ACTION_INTERFACE | ACTION_EMPTY_INTERFACE => "follow the interface",
+        ACTION_FUNC => "follow the func value",
+        _ => "follow the word",
+    };
+    let times = if slot.repeat > 1 { format!(", {} times", slot.repeat) } else { String::new() };
+    format!("{what} at +{}{times}", slot.word)
+}
+
+fn text(explanation: &Explanation) -> String {
+    let mut out = format!("{} in {}\n", explanation.location, explanation.executable);
+    for site in &explanation.sites {
+        let info = &site.info;
+        let how =
+            if info.fast { "fast: the kernel emulates it" } else { "single-stepped: costs a second trap" };
+        let _ = write!(
+            out,
+            "\n{} {}:{} {}",
+            info.location.pc, info.location.file, info.location.line, info.location.function
+        );
+        if let Some(outer) = &info.location.inlined_into {
+            let _ = write!(out, ", inlined into {outer}");
+        }
+        let _ = writeln!(out, "\n    instruction  {} ({how})", info.instruction);
+        if let Some(cfa) = site.cfa_from_sp {
+            let _ = writeln!(out, "    frame        CFA = sp+{cfa}");
+        }
+        let _ = writeln!(
+            out,
+            "    cost         about {:.1} µs a hit (estimated)",
+            site.estimated_hit_ns as f64 / 1000.0
+        );
+        out += "    variables\n";
+        for variable in &info.variables {
+            let why = variable
+                .unavailable
+                .map_or_else(String::new, |why| format!("  ({})", render::text::reason(why)));
+            let _ =
+                writeln!(out, "        {} {}  {}{why}", variable.name, variable.type_name, variable.place);
+        }
+        out += "    plan\n";
+        for operation in &site.operations {
+            let _ = writeln!(out, "        {operation}");
+        }
+    }
+    for warning in &explanation.warnings {
+        let _ = writeln!(out, "\nwarning: {warning}");
+    }
+    out
+}

@@ -1,0 +1,419 @@
+//! `riptrace probe`: arm, print hits, disarm.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use riptrace_common::{
+    abi::limits,
+    wire::event::{DetachReason, Event, Stats},
+};
+
+use super::{
+    Exit, Failure, duration,
+    output::{Output, Reader},
+    progress::Progress,
+    signals::Interrupted,
+    target::{Target, TargetArguments, list},
+};
+use crate::{
+    binary::process::Process,
+    plan::{CaptureLimits, path::PathExpression, sites::LocationRequest},
+    probe::{KernelOptions, ProbeError},
+    render::{self, text::TextOptions},
+    trace::{Image, ImageId, PlanFailure, Request, TracepointId, Tracer, Wanted, utc_offset_seconds},
+};
+
+/// How often the ring is drained.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(10);
+/// How often the processes are looked at.
+const PROCESS_CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Options of `riptrace probe`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Locations: file.go:42, dir/file.go:42, pkg.Func, 'pkg.(*T).Method', *0x4a1b2c
+
+Examples:
+  riptrace probe --name orders handler.go:42
+  riptrace probe --pid 4242 'main.(*Server).Place' --stack --limit 10
+  riptrace probe --exe ./orders handler.go:42 handler.go:57 --capture o.ID --capture err --json
+
+Exit codes: 0 at least one hit, or ended as asked; 1 unforeseen; 2 wrong usage; 3 the location or the target can't be
+bound; 4 ended without a hit; 5 missing privilege or kernel feature.")]
+pub struct Arguments {
+    #[command(flatten)]
+    target: TargetArguments,
+
+    /// Where: file.go:LINE, a function, a method, or *ADDRESS. Several share one stream, ordered by time.
+    #[arg(required = true, value_name = "LOCATION")]
+    locations: Vec<String>,
+
+    /// Stop after this many hits in all.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+
+    /// Stop after this time (30s, 2m); 0: never.
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "0")]
+    timeout: Duration,
+
+    /// One JSON object a line: attached, hit, stats, detached, error.
+    #[arg(long)]
+    json: bool,
+
+    /// Only this variable or field path (repeatable): o, o.ID, o.Items[0].Price.
+    #[arg(long, value_name = "EXPR")]
+    capture: Vec<String>,
+
+    /// Record the call stack, this many frames.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_value_t = 0, default_missing_value = "32",
+          require_equals = true, value_parser = clap::value_parser!(u32).range(..=i64::from(limits::MAX_STACK_FRAMES)))]
+    stack: u32,
+
+    /// Levels of pointers that are followed.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(0..=64))]
+    depth: u32,
+
+    /// Bytes of a string.
+    #[arg(long, value_name = "BYTES", default_value_t = 256,
+          value_parser = clap::value_parser!(u32).range(0..=i64::from(limits::MAX_CHUNK_BYTES)))]
+    max_string: u32,
+
+    /// Elements of an array, slice, map or channel.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=65_536))]
+    max_items: u32,
+
+    /// Bytes of a hit.
+    #[arg(long, value_name = "BYTES", default_value_t = limits::MAX_RECORD_BYTES,
+          value_parser = clap::value_parser!(u32).range(1024..=i64::from(limits::MAX_RECORD_BYTES)))]
+    max_bytes: u32,
+
+    /// At most this many hits in each second for each location; 0: no limit.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    rate: u32,
+
+    /// The package variables of the location's package too.
+    #[arg(long)]
+    globals: bool,
+}
+
+impl Arguments {
+    fn capture_limits(&self) -> CaptureLimits {
+        CaptureLimits {
+            max_depth: self.depth,
+            max_string: self.max_string,
+            max_items: self.max_items,
+            max_bytes: self.max_bytes,
+        }
+    }
+}
+
+/// A program of the targets, known to the tracer.
+struct Program {
+    target: Target,
+    image: ImageId,
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// The target or a location can't be bound, or the kernel side can't be loaded.
+pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
+    let interrupted = Interrupted::listen()?;
+    let parse =
+        |text: &String| text.parse::<LocationRequest>().map_err(|error| Failure::new(Exit::Usage, error));
+    let locations = arguments.locations.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let captures = arguments
+        .capture
+        .iter()
+        .map(|text| PathExpression::parse(text).map_err(|error| Failure::new(Exit::Usage, error)))
+        .collect::<Result<Vec<_>, _>>()?;
+
+    let targets = arguments.target.resolve()?;
+    let progress = Progress::start();
+    // The kernel side loads while the program is read: each takes some ten milliseconds.
+    let (tracer, images) = std::thread::scope(|scope| {
+        let kernel = scope.spawn(|| Tracer::start(&KernelOptions::default()));
+        let images: Vec<Image> =
+            targets.iter().map(|target| target.load(&arguments.target, &progress)).collect();
+        (kernel.join(), images)
+    });
+    let mut tracer = match tracer {
+        Ok(tracer) => tracer.map_err(kernel_failure)?,
+        Err(_) => return Err(Failure::new(Exit::Failure, "loading the kernel side ended unexpectedly")),
+    };
+    let mut programs = Vec::new();
+    for (target, image) in targets.into_iter().zip(images) {
+        let image = tracer.add_image(image).map_err(kernel_failure)?;
+        programs.push(Program { target, image });
+    }
+    let wanted: Vec<Wanted> = locations
+        .into_iter()
+        .map(|location| Wanted {
+            location,
+            captures: captures.clone(),
+            globals: arguments.globals,
+            limits: arguments.capture_limits(),
+        })
+        .collect();
+    let requests = requests(&mut tracer, &programs, &wanted, arguments)?;
+    drop(progress);
+
+    let mut session = Session {
+        tracer,
+        arguments,
+        output: Output::default(),
+        text: TextOptions { utc_offset_seconds: utc_offset_seconds(), show_host: false },
+        armed: Vec::new(),
+        printed: 0,
+        reader: Reader::There,
+    };
+    for request in requests {
+        session.arm(request)?;
+    }
+    let processes: Vec<Process> = programs
+        .iter()
+        .filter(|program| !program.target.all)
+        .flat_map(|program| program.target.processes.clone())
+        .collect();
+    // What ended between the first look and now never gives a hit.
+    if let Some(gone) = processes.iter().find(|process| process.has_ended()) {
+        if processes.iter().all(Process::has_ended) {
+            return Err(Failure::unbound(format!("process {} ended before it was armed", gone.pid)));
+        }
+    }
+    let reason = session.follow(&interrupted, &processes)?;
+    session.finish(reason)
+}
+
+/// Plans every location in every program that has it.
+fn requests(
+    tracer: &mut Tracer,
+    programs: &[Program],
+    wanted: &[Wanted],
+    arguments: &Arguments,
+) -> Result<Vec<Request>, Failure> {
+    let mut requests = Vec::new();
+    for (wanted, text) in wanted.iter().zip(&arguments.locations) {
+        let mut failures = Vec::new();
+        let mut bound: Vec<&Program> = Vec::new();
+        for program in programs {
+            match tracer.plan(program.image, wanted) {
+                Ok(planned) => {
+                    bound.push(program);
+                    requests.push(Request {
+                        id: Arc::from(format!("t_{}", requests.len() + 1)),
+                        requested: text.clone(),
+                        image: program.image,
+                        attach_path: program.target.attach_path.clone(),
+                        plans: planned.plans,
+                        processes: program.target.scope(),
+                        limits: wanted.limits,
+                        rate_per_second: arguments.rate,
+                        limit: arguments.limit.unwrap_or(0),
+                        stack_frames: arguments.stack,
+                        warnings: planned.warnings,
+                    });
+                }
+                Err(failure) => failures.push((program, failure)),
+            }
+        }
+        match bound.as_slice() {
+            [] => return Err(Failure::unbound(not_bound(&failures, text))),
+            [_] => {}
+            // Nobody said which: more than one program has such a line.
+            many if !arguments.target.is_given() => {
+                let candidates = many.iter().map(|program| describe(&program.target)).collect::<Vec<_>>();
+                let message = format!(
+                    "{text} is in {} running programs: {}; say which with --pid, --exe or --name",
+                    many.len(),
+                    list(candidates.into_iter())
+                );
+                return Err(Failure::unbound(message));
+            }
+            _ => {}
+        }
+    }
+    Ok(requests)
+}
+
+fn describe(target: &Target) -> String {
+    let pids = target.processes.iter().map(|process| process.pid.to_string()).collect::<Vec<_>>();
+    let name = target.processes.first().map_or("", |process| process.name.as_str());
+    format!("{name} (pid {})", pids.join(", "))
+}
+
+/// Of several programs that don't have the location, what is the most telling.
+fn not_bound(failures: &[(&Program, PlanFailure)], text: &str) -> String {
+    match failures {
+        [(_, only)] => only.to_string(),
+        [] => format!("no program to look for {text} in"),
+        many => {
+            let reasons: Vec<String> = many
+                .iter()
+                .map(|(program, failure)| format!("{}: {failure}", describe(&program.target)))
+                .collect();
+            format!("{text} is in none of {} programs:\n  {}", many.len(), reasons.join("\n  "))
+        }
+    }
+}
+
+pub(super) fn kernel_failure(error: ProbeError) -> Failure {
+    let exit = if error.is_missing_ability() { Exit::Unable } else { Exit::Failure };
+    Failure::new(exit, error)
+}
+
+/// Why following ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Limit,
+    Timeout,
+    Interrupted,
+    ProcessesEnded,
+    ReaderGone,
+}
+
+struct Session<'a> {
+    tracer: Tracer,
+    arguments: &'a Arguments,
+    output: Output,
+    text: TextOptions,
+    armed: Vec<TracepointId>,
+    /// Hits handed to the output.
+    printed: u64,
+    reader: Reader,
+}
+
+impl Session<'_> {
+    fn arm(&mut self, request: Request) -> Result<(), Failure> {
+        let (id, attached) = self.tracer.arm(request).map_err(kernel_failure)?;
+        self.armed.push(id);
+        if self.arguments.json {
+            self.print(&Event::Attached(attached))?;
+        } else {
+            eprint!("{}", render::text::attached(&attached));
+        }
+        self.flush()?;
+        Ok(())
+    }
+
+    fn follow(&mut self, interrupted: &Interrupted, processes: &[Process]) -> Result<End, Failure> {
+        let begin = Instant::now();
+        let mut last_check = begin;
+        loop {
+            self.poll()?;
+            if self.limit_reached() {
+                return Ok(End::Limit);
+            }
+            if self.reader == Reader::Gone {
+                return Ok(End::ReaderGone);
+            }
+            if interrupted.is_set() {
+                return Ok(End::Interrupted);
+            }
+            if !self.arguments.timeout.is_zero() && begin.elapsed() >= self.arguments.timeout {
+                return Ok(End::Timeout);
+            }
+            if last_check.elapsed() >= PROCESS_CHECK_INTERVAL {
+                last_check = Instant::now();
+                if !processes.is_empty() && processes.iter().all(Process::has_ended) {
+                    return Ok(End::ProcessesEnded);
+                }
+            }
+            std::thread::sleep(DRAIN_INTERVAL);
+        }
+    }
+
+    fn limit_reached(&self) -> bool {
+        self.arguments.limit.is_some_and(|limit| self.printed >= limit)
+    }
+
+    fn poll(&mut self) -> Result<(), Failure> {
+        let mut events = Vec::new();
+        self.tracer.poll(&mut |event| events.push(event));
+        self.print_all(&events)
+    }
+
+    fn print_all(&mut self, events: &[Event]) -> Result<(), Failure> {
+        for event in events {
+            if matches!(event, Event::Hit(_)) && self.limit_reached() {
+                continue;
+            }
+            self.print(event)?;
+        }
+        self.flush()?;
+        Ok(())
+    }
+
+    fn print(&mut self, event: &Event) -> Result<(), Failure> {
+        if matches!(event, Event::Hit(_)) {
+            self.printed += 1;
+        }
+        self.reader = match (self.arguments.json, event) {
+            (true, event) => self.output.line(&render::json::line(event))?,
+            (false, Event::Hit(hit)) => self.output.text(&render::text::hit(hit, &self.text))?,
+            (false, event) => {
+                eprint!("{}", render::text::event(event, &self.text));
+                self.reader
+            }
+        };
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.reader = self.output.flush()?;
+        Ok(())
+    }
+
+    /// Disarms, prints what is left, and the counters.
+    fn finish(mut self, end: End) -> Result<Exit, Failure> {
+        for id in self.armed.clone() {
+            self.tracer.stop(id).map_err(kernel_failure)?;
+        }
+        let mut events = Vec::new();
+        self.tracer.poll_all(&mut |event| events.push(event));
+        self.print_all(&events)?;
+        let reason = match end {
+            End::Limit => DetachReason::Limit,
+            End::Timeout => DetachReason::Ttl,
+            End::Interrupted | End::ReaderGone => DetachReason::Removed,
+            End::ProcessesEnded => DetachReason::ProcessExited,
+        };
+        let mut total = Stats::default();
+        for id in std::mem::take(&mut self.armed) {
+            let stats = self.tracer.stats(id).map_err(kernel_failure)?;
+            add(&mut total, &stats);
+            let detached = self.tracer.remove(id, reason).map_err(kernel_failure)?;
+            if self.arguments.json {
+                self.print(&Event::Stats(stats))?;
+                if let Some(detached) = detached {
+                    self.print(&Event::Detached(detached))?;
+                }
+            }
+        }
+        self.flush()?;
+        if end == End::ProcessesEnded {
+            eprintln!("riptrace: every traced process ended");
+        }
+        eprint!("{}", render::text::stats(&total));
+        Ok(if self.printed > 0 || end == End::ReaderGone { Exit::Ok } else { Exit::NoHit })
+    }
+}
+
+/// The counters of all tracepoints of a command, added up.
+fn add(total: &mut Stats, stats: &Stats) {
+    let run_ns = total.mean_run_ns * total.hits + stats.mean_run_ns * stats.hits;
+    total.hits += stats.hits;
+    total.emitted += stats.emitted;
+    total.filtered += stats.filtered;
+    total.throttled += stats.throttled;
+    total.dropped += stats.dropped;
+    total.failed += stats.failed;
+    total.undecodable += stats.undecodable;
+    total.mean_run_ns = run_ns.checked_div(total.hits).unwrap_or(0);
+    total.seconds = total.seconds.max(stats.seconds);
+}

@@ -1,0 +1,160 @@
+//! A binary that is traced: its bytes, its debug data, and what decoding asks of them.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use riptrace_common::{abi, wire::event};
+
+use crate::{
+    binary::{DebugOptions, Executable, Progress},
+    decode::{FunctionName, Symbols},
+    dwarf::{ClosureLayout, DebugInfo, NamedConstant},
+    golang::{
+        runtime::{self, RuntimeOffsets},
+        types::{Shape, TypeSource},
+    },
+    plan::sites::CodeReader,
+};
+
+/// A binary that is traced.
+#[derive(Debug)]
+pub struct Image {
+    /// The file.
+    pub executable: Executable,
+    /// Its debug data, where it has any.
+    pub debug: Option<Arc<DebugInfo>>,
+    /// Why it has none, and what to do.
+    pub debug_missing: Option<String>,
+}
+
+impl Image {
+    /// Reads a binary's debug data, as far as there is any.
+    pub fn load(executable: Executable, options: &DebugOptions, progress: &dyn Fn(Progress)) -> Self {
+        let loaded = executable
+            .debug(options, progress)
+            .map_err(|error| error.to_string())
+            .and_then(|sections| DebugInfo::load(sections).map_err(|error| error.to_string()));
+        match loaded {
+            Ok(debug) => {
+                if !debug.index_was_cached() {
+                    executable.store_index(options, &debug.index_bytes());
+                }
+                Self { executable, debug: Some(Arc::new(debug)), debug_missing: None }
+            }
+            Err(reason) => Self { executable, debug: None, debug_missing: Some(reason) },
+        }
+    }
+
+    /// Where this binary's Go keeps its things: by its debug data, else by its version.
+    #[must_use]
+    pub fn abi(&self) -> abi::program::Image {
+        let offsets = self
+            .debug
+            .as_deref()
+            .and_then(|debug| RuntimeOffsets::from_fields(|name, path| field_offset(debug, name, path)))
+            .or_else(|| RuntimeOffsets::of(self.executable.go_version()?));
+        runtime::image(offsets.as_ref(), self.executable.tls_g_offset())
+    }
+}
+
+impl Image {
+    /// The source files whose path is `suffix` or ends with `/suffix`.
+    #[must_use]
+    pub fn files_matching(&self, suffix: &str) -> Vec<String> {
+        match &self.debug {
+            Some(debug) => debug.files_matching(suffix).iter().map(|file| file.to_string()).collect(),
+            None => self.executable.pclntab().map_or_else(
+                |_| Vec::new(),
+                |table| table.files_matching(suffix).into_iter().map(str::to_owned).collect(),
+            ),
+        }
+    }
+
+    /// The lines of a file that have code.
+    ///
+    /// # Errors
+    ///
+    /// Debug data is broken.
+    pub fn lines_with_code(&self, file: &str) -> Result<BTreeSet<u32>, String> {
+        match &self.debug {
+            Some(debug) => {
+                let rows = debug.line_rows(file).map_err(|error| error.to_string())?;
+                Ok(rows.iter().map(|row| row.line).filter(|line| *line > 0).collect())
+            }
+            None => {
+                let table = self.executable.pclntab().map_err(|error| error.to_string())?;
+                Ok(table.lines_of_file(file).iter().map(|range| range.line).collect())
+            }
+        }
+    }
+}
+
+/// Offset of `path` (`stack.lo`) in the struct of that name.
+fn field_offset(debug: &DebugInfo, name: &str, path: &str) -> Option<u32> {
+    let mut ty = debug.get(debug.type_named(name)?);
+    let mut offset = 0;
+    for part in path.split('.') {
+        let Shape::Struct { fields } = &ty.shape else { return None };
+        let field = fields.iter().find(|field| &*field.name == part)?;
+        offset += field.offset;
+        let next = debug.get(field.ty);
+        ty = next;
+    }
+    u32::try_from(offset).ok()
+}
+
+impl Symbols for Image {
+    fn frames(&self, link_pc: u64, is_return_address: bool) -> Vec<event::Frame> {
+        let Ok(table) = self.executable.pclntab() else { return Vec::new() };
+        // A return address is the instruction behind the call.
+        let pc = if is_return_address { link_pc.saturating_sub(1) } else { link_pc };
+        table
+            .frames(pc)
+            .into_iter()
+            .map(|frame| event::Frame {
+                function: Arc::from(frame.function),
+                file: Arc::from(frame.file),
+                line: frame.line,
+                pc: riptrace_common::wire::number::Address(link_pc),
+                inlined: frame.inlined,
+            })
+            .collect()
+    }
+
+    fn function(&self, link_pc: u64) -> Option<FunctionName> {
+        let function = self.executable.pclntab().ok()?.function_at(link_pc)?;
+        Some(FunctionName {
+            name: Arc::from(function.name()),
+            file: Arc::from(function.file().unwrap_or_default()),
+            line: function.start_line(),
+        })
+    }
+
+    fn read_only(&self, link_address: u64, bytes: usize) -> Option<&[u8]> {
+        self.executable.read_only(link_address, bytes)
+    }
+
+    fn closure(&self, code: u64) -> Option<ClosureLayout> {
+        self.debug.as_ref()?.closure_type(code)
+    }
+
+    fn constants(&self, type_name: &str) -> Arc<[NamedConstant]> {
+        self.debug.as_ref().map_or_else(|| Arc::from([]), |debug| debug.constants_of(type_name))
+    }
+}
+
+impl CodeReader for Image {
+    fn code(&self, link_address: u64, bytes: usize) -> Option<&[u8]> {
+        self.executable.read(link_address, bytes)
+    }
+
+    fn pointer(&self, link_address: u64) -> Option<u64> {
+        let bytes = self.executable.read(link_address, 8)?.first_chunk()?;
+        // A linker that leaves the value to a relocation writes zero here.
+        Some(u64::from_le_bytes(*bytes)).filter(|address| *address != 0)
+    }
+
+    fn function_name(&self, link_address: u64) -> Option<&str> {
+        let function = self.executable.pclntab().ok()?.function_at(link_address)?;
+        (function.entry == link_address).then(|| function.name())
+    }
+}

@@ -1,0 +1,405 @@
+//! The pipeline of one machine: from planned sites to a stream of events. `riptrace probe` runs it.
+//!
+//! [`Tracer`] owns all state: the kernel's programs and maps, the registry of types, the traced binaries, the armed
+//! tracepoints, and the records that wait for their turn. It does nothing by itself: whoever owns it calls
+//! [`Tracer::poll`].
+
+mod host;
+mod image;
+mod order;
+mod planning;
+mod processes;
+mod stripped;
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use riptrace_common::{
+    abi::program::{self, TRACEPOINT_ENABLED},
+    wire::event::{Attached, DetachReason, Detached, ErrorEvent, Event, Stats},
+};
+
+pub use self::{
+    host::utc_offset_seconds,
+    image::Image,
+    planning::{PlanFailure, PlannedLocation, Wanted, plan_alone},
+};
+use self::{order::Reorder, processes::Processes};
+use crate::{
+    decode::{self, DecodeContext, HostFacts, record},
+    golang::types::TypeSource,
+    plan::{CaptureLimits, SitePlan, types::TypeRegistry},
+    probe::{AttachmentId, Kernel, KernelOptions, ProbeError, Scope},
+    ring::RingReader,
+};
+
+/// Records that are taken from the ring at once.
+const MAX_BATCH: usize = 4096;
+/// Records that wait for their turn at the most; past it the earliest is released without waiting longer.
+const MAX_WAITING: usize = 64 * 1024;
+
+/// Names a traced binary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ImageId(usize);
+
+/// Which processes a tracepoint is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProcessScope {
+    /// Every process of the binary, those that start later too.
+    All,
+    /// These.
+    Only(Vec<u32>),
+}
+
+/// A tracepoint to be armed.
+#[derive(Debug)]
+pub struct Request {
+    /// Its name.
+    pub id: Arc<str>,
+    /// The location as it was asked for.
+    pub requested: String,
+    /// The binary.
+    pub image: ImageId,
+    /// Any path to the binary's file.
+    pub attach_path: PathBuf,
+    /// Where, and what is captured there.
+    pub plans: Vec<SitePlan>,
+    /// Which processes.
+    pub processes: ProcessScope,
+    /// Capture limits.
+    pub limits: CaptureLimits,
+    /// Hits a second; 0: no limit.
+    pub rate_per_second: u32,
+    /// Hits in all; 0: no limit.
+    pub limit: u64,
+    /// Frames of the call stack; 0: none.
+    pub stack_frames: u32,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Names an armed tracepoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TracepointId(u32);
+
+#[derive(Debug)]
+struct Armed {
+    id: Arc<str>,
+    image: ImageId,
+    limits: CaptureLimits,
+    attachment: Option<AttachmentId>,
+    since: Instant,
+    /// Records that could not be decoded.
+    undecodable: u64,
+}
+
+#[derive(Debug)]
+struct ArmedSite {
+    generation: u32,
+    plan: SitePlan,
+}
+
+#[derive(Debug)]
+struct KnownImage {
+    image: Image,
+    /// Index among the kernel side's images.
+    index: u32,
+}
+
+/// One machine's tracepoints.
+#[derive(Debug)]
+pub struct Tracer {
+    kernel: Kernel,
+    ring: RingReader,
+    registry: TypeRegistry,
+    images: Vec<KnownImage>,
+    armed: HashMap<u32, Armed>,
+    sites: HashMap<u32, ArmedSite>,
+    processes: Processes,
+    host: HostFacts,
+    waiting: Reorder,
+    batch: Vec<Bytes>,
+}
+
+impl Tracer {
+    /// Loads the kernel side. Nothing traps yet.
+    ///
+    /// # Errors
+    ///
+    /// Names the privilege or the kernel feature that is missing.
+    pub fn start(options: &KernelOptions) -> Result<Self, ProbeError> {
+        let mut kernel = Kernel::load(options)?;
+        let ring = kernel.ring()?;
+        Ok(Self {
+            kernel,
+            ring,
+            registry: TypeRegistry::new(),
+            images: Vec::new(),
+            armed: HashMap::new(),
+            sites: HashMap::new(),
+            processes: Processes::default(),
+            host: host::facts(),
+            waiting: Reorder::default(),
+            batch: Vec::new(),
+        })
+    }
+
+    /// Takes a binary.
+    ///
+    /// # Errors
+    ///
+    /// The kernel side has no room for another one.
+    pub fn add_image(&mut self, image: Image) -> Result<ImageId, ProbeError> {
+        let index = self.kernel.add_image(&image.abi())?;
+        self.images.push(KnownImage { image, index });
+        Ok(ImageId(self.images.len() - 1))
+    }
+
+    /// The binary.
+    #[must_use]
+    pub fn image(&self, id: ImageId) -> Option<&Image> {
+        self.images.get(id.0).map(|known| &known.image)
+    }
+
+    /// Plans a location: where it is armed and what is captured there. Nothing is armed.
+    ///
+    /// # Errors
+    ///
+    /// The location can't be bound, or an expression names nothing.
+    pub fn plan(&mut self, image: ImageId, wanted: &Wanted) -> Result<PlannedLocation, PlanFailure> {
+        let Self { registry, images, .. } = self;
+        let known = images.get(image.0).ok_or(PlanFailure::UnknownImage)?;
+        planning::plan(registry, &known.image, known.index, wanted)
+    }
+
+    /// Arms a tracepoint.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused; nothing of the tracepoint stays behind.
+    pub fn arm(&mut self, request: Request) -> Result<(TracepointId, Attached), ProbeError> {
+        let known = self
+            .images
+            .get(request.image.0)
+            .ok_or(ProbeError::Unknown { what: "image", index: request.image.0 as u64 })?;
+        let executable = known.image.executable.path().display().to_string();
+        let image_index = known.index;
+        self.kernel.upload(&self.registry.take_upload())?;
+        let tgids = match &request.processes {
+            ProcessScope::All => &[][..],
+            ProcessScope::Only(pids) => pids,
+        };
+        let tracepoint = program::Tracepoint {
+            flags: TRACEPOINT_ENABLED,
+            tgid: 0,
+            rate_per_second: request.rate_per_second,
+            stack_frames: request.stack_frames,
+            limit: request.limit,
+            max_depth: request.limits.max_depth,
+            max_string: request.limits.max_string,
+            max_items: request.limits.max_items,
+            max_bytes: request.limits.max_bytes,
+        };
+        let index = self.kernel.add_tracepoint(&tracepoint, tgids)?;
+        match self.attach(index, image_index, &request) {
+            Ok(attachment) => {
+                let sites = request.plans.iter().map(|plan| plan.info.clone()).collect();
+                self.armed.insert(
+                    index,
+                    Armed {
+                        id: Arc::clone(&request.id),
+                        image: request.image,
+                        limits: request.limits,
+                        attachment: Some(attachment),
+                        since: Instant::now(),
+                        undecodable: 0,
+                    },
+                );
+                let attached = Attached {
+                    tracepoint: request.id,
+                    requested: request.requested,
+                    executable,
+                    sites,
+                    warnings: request.warnings,
+                };
+                Ok((TracepointId(index), attached))
+            }
+            Err(error) => {
+                self.kernel.remove_tracepoint(index)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes the sites and sets the traps.
+    fn attach(&mut self, tracepoint: u32, image: u32, request: &Request) -> Result<AttachmentId, ProbeError> {
+        let plans: Vec<&SitePlan> = request.plans.iter().collect();
+        let handles = self.kernel.add_sites(tracepoint, image, &plans)?;
+        let points: Vec<_> =
+            request.plans.iter().map(|plan| plan.file_offset).zip(handles.iter().copied()).collect();
+        let scope = match &request.processes {
+            ProcessScope::Only(pids) if pids.len() == 1 => {
+                pids.first().map_or(Scope::AllProcesses, |pid| Scope::Process(*pid))
+            }
+            _ => Scope::AllProcesses,
+        };
+        // Known before the first trap, so that no record comes from a site that nobody knows.
+        for (handle, plan) in handles.iter().zip(&request.plans) {
+            self.sites.insert(handle.index, ArmedSite { generation: handle.generation, plan: plan.clone() });
+        }
+        self.kernel.attach(&request.attach_path, &points, scope)
+    }
+
+    /// Takes what the kernel side recorded and hands the events over, in the order of the kernel's clock.
+    pub fn poll(&mut self, sink: &mut dyn FnMut(Event)) {
+        self.host.realtime_minus_monotonic_ns = host::realtime_minus_monotonic_ns();
+        let now_ns = host::monotonic_ns();
+        self.drain();
+        self.release(now_ns.saturating_sub(order::HOLD_BACK_NS), sink);
+    }
+
+    /// The same for everything that is there, without holding any record back. For the end.
+    pub fn poll_all(&mut self, sink: &mut dyn FnMut(Event)) {
+        self.host.realtime_minus_monotonic_ns = host::realtime_minus_monotonic_ns();
+        while self.drain() {
+            self.release_surplus(sink);
+        }
+        self.release(u64::MAX, sink);
+    }
+
+    /// Moves records from the ring to those that wait; whether there may be more.
+    fn drain(&mut self) -> bool {
+        let taken = self.ring.drain(&mut self.batch, MAX_BATCH);
+        for bytes in self.batch.drain(..) {
+            match record::header(&bytes) {
+                Ok(header) => self.waiting.push(header.ktime_ns, header.cpu, header.cpu_seq, bytes),
+                // It is reported when its turn comes: at once.
+                Err(_) => self.waiting.push(0, 0, 0, bytes),
+            }
+        }
+        taken == MAX_BATCH
+    }
+
+    fn release(&mut self, until_ns: u64, sink: &mut dyn FnMut(Event)) {
+        self.release_surplus(sink);
+        while let Some(record) = self.waiting.pop_until(until_ns) {
+            self.decode(&record, sink);
+        }
+    }
+
+    fn release_surplus(&mut self, sink: &mut dyn FnMut(Event)) {
+        while self.waiting.len() > MAX_WAITING {
+            let Some(record) = self.waiting.pop_until(u64::MAX) else { return };
+            self.decode(&record, sink);
+        }
+    }
+
+    fn decode(&mut self, bytes: &Bytes, sink: &mut dyn FnMut(Event)) {
+        let header = match record::header(bytes) {
+            Ok(header) => header,
+            Err(error) => {
+                sink(Event::Error(ErrorEvent { tracepoint: None, message: error.to_string() }));
+                return;
+            }
+        };
+        let Self { sites, armed, images, registry, processes, host, .. } = self;
+        let Some(tracepoint) = armed.get_mut(&header.tracepoint) else { return };
+        let site = sites.get(&header.site).filter(|site| site.generation == header.generation);
+        let known = images.get(tracepoint.image.0);
+        let (Some(site), Some(known)) = (site, known) else {
+            tracepoint.undecodable += 1;
+            let message = format!("a record names site {}, which is not armed", header.site);
+            sink(Event::Error(ErrorEvent { tracepoint: Some(Arc::clone(&tracepoint.id)), message }));
+            return;
+        };
+        let nothing = planning::NoTypes;
+        let types: &dyn TypeSource = match &known.image.debug {
+            Some(debug) => debug.as_ref(),
+            None => &nothing,
+        };
+        let context = DecodeContext {
+            plan: &site.plan,
+            types,
+            registry,
+            image: known.index,
+            symbols: &known.image,
+            limits: tracepoint.limits,
+            tracepoint_id: &tracepoint.id,
+            host,
+            process: processes.facts(header.tgid, &known.image),
+        };
+        match decode::decode(bytes, &context) {
+            Ok(decoded) => {
+                sink(Event::Hit(Box::new(decoded.hit)));
+                self.learn(header.tracepoint, &decoded.unknown_types, &decoded.unknown_code);
+            }
+            Err(error) => {
+                tracepoint.undecodable += 1;
+                let message = error.to_string();
+                sink(Event::Error(ErrorEvent { tracepoint: Some(Arc::clone(&tracepoint.id)), message }));
+            }
+        }
+    }
+
+    /// Tells the kernel side of types that it met and did not know, so that the next hit shows their values whole.
+    fn learn(&mut self, tracepoint: u32, types: &[u64], code: &[u64]) {
+        if types.is_empty() && code.is_empty() {
+            return;
+        }
+        let Some(armed) = self.armed.get(&tracepoint) else { return };
+        let Some(known) = self.images.get(armed.image.0) else { return };
+        let Some(debug) = &known.image.debug else { return };
+        if let Err(error) = planning::learn(&mut self.registry, known.index, debug, types, code) {
+            tracing::warn!(%error, "types that were met in a hit are not followed");
+        }
+        if let Err(error) = self.kernel.upload(&self.registry.take_upload()) {
+            tracing::warn!(%error, "types that were met in a hit can't be told to the kernel side");
+        }
+    }
+
+    /// Stops new hits of a tracepoint, at once; its counters and records stay.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn stop(&mut self, id: TracepointId) -> Result<(), ProbeError> {
+        self.kernel.disable(id.0)?;
+        match self.armed.get_mut(&id.0).and_then(|armed| armed.attachment.take()) {
+            Some(attachment) => self.kernel.detach(attachment),
+            None => Ok(()),
+        }
+    }
+
+    /// The tracepoint's counters. They add up when it is stopped.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn stats(&self, id: TracepointId) -> Result<Stats, ProbeError> {
+        let counters = self.kernel.counters(id.0)?;
+        let armed = self.armed.get(&id.0);
+        Ok(Stats {
+            tracepoint: armed.map_or_else(|| Arc::from(""), |armed| Arc::clone(&armed.id)),
+            hits: counters.hits,
+            emitted: counters.emitted,
+            filtered: counters.filtered,
+            throttled: counters.throttled,
+            dropped: counters.dropped,
+            failed: counters.failed,
+            undecodable: armed.map_or(0, |armed| armed.undecodable),
+            mean_run_ns: counters.run_ns.checked_div(counters.hits).unwrap_or(0),
+            seconds: armed.map_or(0.0, |armed| armed.since.elapsed().as_secs_f64()),
+        })
+    }
+
+    /// Forgets a stopped tracepoint.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn remove(&mut self, id: TracepointId, reason: DetachReason) -> Result<Option<Detached>, ProbeError> {
+        self.stop(id)?;
+        self.kernel.remove_tracepoint(id.0)?;
+        Ok(self.armed.remove(&id.0).map(|armed| Detached { tracepoint: armed.id, reason }))
+    }
+}

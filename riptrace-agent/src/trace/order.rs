@@ -1,0 +1,102 @@
+//! Puts the records of all CPUs into the order of the kernel's clock.
+//!
+//! A record is written to the ring when its hit ends, but carries the time at which it began, so the ring's order and
+//! time's order differ a little. Records are held back for a moment and released by time.
+
+use std::collections::BinaryHeap;
+
+use bytes::Bytes;
+
+/// How long a record is held back. A hit takes microseconds; a task that is preempted in the middle of one comes back
+/// within a few scheduler ticks.
+pub const HOLD_BACK_NS: u64 = 20_000_000;
+
+/// Records that wait for their turn.
+#[derive(Debug, Default)]
+pub struct Reorder {
+    heap: BinaryHeap<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ktime_ns: u64,
+    cpu: u32,
+    cpu_seq: u64,
+    record: Bytes,
+}
+
+impl Waiting {
+    /// Time first; then what makes the order the same on every run.
+    fn key(&self) -> (u64, u32, u64) {
+        (self.ktime_ns, self.cpu, self.cpu_seq)
+    }
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Waiting {}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Waiting {
+    /// The earliest is the greatest: `BinaryHeap` gives the greatest first.
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        other.key().cmp(&self.key())
+    }
+}
+
+impl Reorder {
+    /// Takes a record with its time, CPU and place among the CPU's records.
+    pub fn push(&mut self, ktime_ns: u64, cpu: u32, cpu_seq: u64, record: Bytes) {
+        self.heap.push(Waiting { ktime_ns, cpu, cpu_seq, record });
+    }
+
+    /// The next record that began at or before `until_ns`.
+    pub fn pop_until(&mut self, until_ns: u64) -> Option<Bytes> {
+        if self.heap.peek()?.ktime_ns > until_ns {
+            return None;
+        }
+        self.heap.pop().map(|waiting| waiting.record)
+    }
+
+    /// Records that wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_out_by_time_and_not_before_their_time() {
+        let mut reorder = Reorder::default();
+        for (time, cpu) in [(30, 0), (10, 1), (20, 0), (20, 1)] {
+            reorder.push(
+                time,
+                cpu,
+                0,
+                Bytes::copy_from_slice(&[u8::try_from(time).unwrap_or(0), u8::try_from(cpu).unwrap_or(0)]),
+            );
+        }
+        let released: Vec<_> = std::iter::from_fn(|| reorder.pop_until(20)).collect();
+        assert_eq!(released, [&[10, 1][..], &[20, 0], &[20, 1]]);
+        assert_eq!(reorder.len(), 1);
+    }
+}

@@ -1,0 +1,270 @@
+//! From a location in a binary to the plans of its sites: asks `plan` and `dwarf`, and tells the registry which dynamic
+//! types interfaces are likely to hold, so that their values are whole from the first hit.
+
+use std::{fs, sync::Arc};
+
+use super::{Image, stripped};
+use crate::{
+    binary::BinaryError,
+    dwarf::{DebugInfo, DwarfError},
+    golang::types::{GoType, Kind, Shape, TypeId, TypeSource},
+    plan::{
+        CaptureLimits, SitePlan,
+        captures::{PlanError, SiteContext, plan_site},
+        path::PathExpression,
+        sites::{self, LocationError, LocationRequest, Site},
+        types::{COMMON_DYNAMIC_TYPES, RegistryError, TypeRegistry},
+    },
+};
+
+/// Types that are compiled in advance for interfaces, for one location. What is not among them is learnt from hits.
+const MAX_PRELOADED_TYPES: usize = 4096;
+
+/// What is wanted at a location.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Where.
+    pub location: LocationRequest,
+    /// Only these; none: every variable.
+    pub captures: Vec<PathExpression>,
+    /// The package's variables too.
+    pub globals: bool,
+    /// How much is followed.
+    pub limits: CaptureLimits,
+}
+
+/// A location, planned.
+#[derive(Clone, Debug)]
+pub struct PlannedLocation {
+    /// One plan a site.
+    pub plans: Vec<SitePlan>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Why a location can't be planned.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanFailure {
+    /// It can't be bound.
+    #[error(transparent)]
+    Location(#[from] LocationError),
+    /// Its variables can't be planned.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Debug data is broken.
+    #[error(transparent)]
+    Dwarf(#[from] DwarfError),
+    /// Too many types.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The address is not in the file.
+    #[error(
+        "the address {address:#x} is not in the program's file; was it changed after it was linked (packed)?"
+    )]
+    NotInFile {
+        /// The address.
+        address: u64,
+    },
+    /// Expressions need variables.
+    #[error("--capture needs debug data: {reason}")]
+    NoVariables {
+        /// Why there is none.
+        reason: String,
+    },
+    /// Neither debug data nor the runtime's own table.
+    #[error(transparent)]
+    Binary(#[from] BinaryError),
+    /// The image was never added.
+    #[error("the binary is not known")]
+    UnknownImage,
+}
+
+/// The types of a binary without debug data: those of registers alone.
+pub(super) struct NoTypes;
+
+impl TypeSource for NoTypes {
+    fn get(&self, _: TypeId) -> Arc<GoType> {
+        Arc::new(GoType {
+            name: Arc::from("uintptr"),
+            bytes: 8,
+            kind: Kind::Uintptr,
+            shape: Shape::Scalar,
+            runtime_type: None,
+        })
+    }
+
+    fn by_runtime_type(&self, _: u64) -> Option<TypeId> {
+        None
+    }
+}
+
+/// Plans a location.
+pub(super) fn plan(
+    registry: &mut TypeRegistry,
+    image: &Image,
+    index: u32,
+    wanted: &Wanted,
+) -> Result<PlannedLocation, PlanFailure> {
+    let mut warnings = Vec::new();
+    let found = match &image.debug {
+        Some(debug) => sites::resolve(debug.as_ref(), image, &wanted.location)
+            .map_err(|error| with_reason(error, debug, image))?,
+        None => {
+            let reason = image.debug_missing.clone().unwrap_or_default();
+            if !wanted.captures.is_empty() {
+                return Err(PlanFailure::NoVariables { reason });
+            }
+            warnings.push(reason);
+            sites::resolve(&stripped::Lines::of(image)?, image, &wanted.location)?
+        }
+    };
+    warnings.extend(found.warnings);
+    let mut plans = Vec::with_capacity(found.sites.len());
+    for site in &found.sites {
+        plans.push(plan_one(registry, image, index, wanted, site)?);
+    }
+    if let Some(debug) = &image.debug {
+        preload(registry, image, index, debug)?;
+    }
+    Ok(PlannedLocation { plans, warnings })
+}
+
+/// A line without code: the source says why, where it is the source that the binary was built from as far as can be told
+/// (a file of that path, not younger than the binary).
+fn with_reason(error: LocationError, debug: &DebugInfo, image: &Image) -> LocationError {
+    let LocationError::NoCode { file, line, reason: None, nearest } = error else { return error };
+    let reason = || {
+        let files = debug.files_matching(&file);
+        let [path] = files.as_slice() else { return None };
+        let modified = fs::metadata(&**path).ok()?.modified().ok()?;
+        let built = fs::metadata(image.executable.path()).ok()?.modified().ok()?;
+        if modified > built {
+            return None;
+        }
+        let text = fs::read_to_string(&**path).ok()?;
+        let index = usize::try_from(line).ok()?.checked_sub(1)?;
+        sites::reason_in_source(text.lines().nth(index))
+    };
+    LocationError::NoCode { reason: reason(), file, line, nearest }
+}
+
+/// Plans a location without a kernel side, to say what would be done.
+///
+/// # Errors
+///
+/// As [`super::Tracer::plan`].
+pub fn plan_alone(image: &Image, wanted: &Wanted) -> Result<PlannedLocation, PlanFailure> {
+    plan(&mut TypeRegistry::new(), image, 0, wanted)
+}
+
+fn plan_one(
+    registry: &mut TypeRegistry,
+    image: &Image,
+    index: u32,
+    wanted: &Wanted,
+    site: &Site,
+) -> Result<SitePlan, PlanFailure> {
+    let address = site.link_address;
+    let file_offset = image.executable.file_offset(address).ok_or(PlanFailure::NotInFile { address })?;
+    let (debug, function) = match (&image.debug, &site.function) {
+        (Some(debug), Some(function)) => (debug, function),
+        _ => {
+            let context = SiteContext {
+                image: index,
+                types: &NoTypes,
+                site,
+                file_offset,
+                cfa_from_sp: None,
+                dictionary: None,
+                limits: wanted.limits,
+            };
+            return Ok(plan_site(registry, &context, &stripped::argument_registers(site), &[])?);
+        }
+    };
+    let mut variables = debug.variables_at(function, address)?;
+    if wanted.globals {
+        variables.extend(debug.globals(package_of(&site.location.function))?);
+    }
+    let dictionary = debug.dictionary_at(function, address)?;
+    let context = SiteContext {
+        image: index,
+        types: debug.as_ref(),
+        site,
+        file_offset,
+        cfa_from_sp: debug.cfa_from_sp(address),
+        dictionary: dictionary.as_ref(),
+        limits: wanted.limits,
+    };
+    Ok(plan_site(registry, &context, &variables, &wanted.captures)?)
+}
+
+/// The import path in a function's full name: `net/http` of `net/http.(*Server).Serve`.
+fn package_of(function: &str) -> &str {
+    let after_slash = function.rfind('/').map_or(0, |slash| slash + 1);
+    let end = function[after_slash..].find('.').map_or(function.len(), |dot| after_slash + dot);
+    &function[..end]
+}
+
+/// Compiles the types that the interfaces of a plan are likely to hold: those that the linker made itabs for, and Go's
+/// basic types for `any`.
+fn preload(
+    registry: &mut TypeRegistry,
+    image: &Image,
+    index: u32,
+    debug: &DebugInfo,
+) -> Result<(), RegistryError> {
+    let interfaces = registry.take_interfaces();
+    if interfaces.is_empty() {
+        return Ok(());
+    }
+    let mut candidates: Vec<TypeId> =
+        COMMON_DYNAMIC_TYPES.iter().filter_map(|name| debug.type_named(name)).collect();
+    let itabs = image.executable.itabs();
+    for (_, interface) in interfaces {
+        let name = Arc::clone(&debug.get(interface).name);
+        candidates.extend(
+            itabs
+                .iter()
+                .filter(|itab| *itab.interface == *name)
+                .filter_map(|itab| debug.type_named(&itab.concrete)),
+        );
+    }
+    candidates.sort_unstable();
+    candidates.dedup();
+    registry.preload(index, debug, candidates, MAX_PRELOADED_TYPES).map(drop)
+}
+
+/// Adds types and closures that hits met. What can't be added stays `unknown_type` in later hits.
+pub(super) fn learn(
+    registry: &mut TypeRegistry,
+    index: u32,
+    debug: &DebugInfo,
+    types: &[u64],
+    code: &[u64],
+) -> Result<(), RegistryError> {
+    for &runtime_type in types {
+        registry.add_dynamic(index, debug, runtime_type)?;
+    }
+    for &address in code {
+        if let Some(layout) = debug.closure_type(address) {
+            registry.add_closure(index, debug, address, &layout)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_s_package_is_its_import_path() {
+        for (function, package) in [
+            ("main.main", "main"),
+            ("net/http.(*Server).Serve", "net/http"),
+            ("example.org/shop/v2/orders.Place.func1", "example.org/shop/v2/orders"),
+        ] {
+            assert_eq!(package_of(function), package);
+        }
+    }
+}
