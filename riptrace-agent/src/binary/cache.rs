@@ -238,7 +238,7 @@ impl Target {
             match tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(directory) {
                 Ok(file) => return Ok(Self::Named(file)),
                 Err(error) => {
-                    tracing::debug!(directory = %directory.display(), %error, "cannot write to the cache")
+                    tracing::debug!(directory = %directory.display(), %error, "cannot write to the cache");
                 }
             }
         }
@@ -341,7 +341,9 @@ fn read_parts(file: &Bytes, key: &CacheKey) -> Option<Vec<(String, Bytes)>> {
     }
     let entries = file.get(table..table.checked_add(parts * PART_BYTES)?)?;
     entries
-        .chunks_exact(PART_BYTES)
+        .as_chunks::<PART_BYTES>()
+        .0
+        .iter()
         .map(|entry| {
             let (name, range) = entry.split_at_checked(PART_NAME_BYTES)?;
             let name = name.split(|byte| *byte == 0).next()?;
@@ -351,4 +353,51 @@ fn read_parts(file: &Bytes, key: &CacheKey) -> Option<Vec<(String, Bytes)>> {
             (end <= file.len()).then(|| (String::from_utf8_lossy(name).into_owned(), file.slice(start..end)))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn file(key: &CacheKey) -> Vec<u8> {
+        let (header, offsets, total) = layout(key, &[("info", 5), ("line", 0), ("str", 3)]).unwrap();
+        let mut bytes = vec![0; total as usize];
+        bytes[..header.len()].copy_from_slice(&header);
+        for (offset, content) in offsets.iter().zip([b"hello".as_slice(), b"", b"abc"]) {
+            bytes[*offset as usize..][..content.len()].copy_from_slice(content);
+        }
+        bytes
+    }
+
+    #[test]
+    fn parts_come_back_under_their_names_and_only_for_their_key() {
+        let key = CacheKey("a key".to_owned());
+        let bytes = Bytes::from(file(&key));
+        let parts = read_parts(&bytes, &key).unwrap();
+        let parts: Vec<(&str, &[u8])> = parts.iter().map(|(name, part)| (name.as_str(), &part[..])).collect();
+        assert_eq!(parts, [("info", b"hello".as_slice()), ("line", b""), ("str", b"abc")]);
+        assert_eq!(read_parts(&bytes, &CacheKey("b key".to_owned())), None);
+    }
+
+    #[test]
+    fn a_file_of_another_boot_is_not_believed() {
+        let key = CacheKey("a key".to_owned());
+        let mut bytes = file(&key);
+        bytes[MAGIC.len()] ^= 1;
+        assert_eq!(read_parts(&Bytes::from(bytes), &key), None);
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_files_never_panic(at: usize, value: u8, cut in 0_usize..400) {
+            let key = CacheKey("a key".to_owned());
+            let mut bytes = file(&key);
+            let at = at % bytes.len();
+            bytes[at] = value;
+            bytes.truncate(cut);
+            let _ = read_parts(&Bytes::from(bytes), &key);
+        }
+    }
 }

@@ -236,7 +236,7 @@ impl Executable {
         }
         self.by_build_id(options)
             .or_else(|| self.by_debug_link(options))
-            .or_else(|| self.from_server(options, progress))
+            .or_else(|| self.by_server(options, progress))
             .ok_or_else(|| DebugMissing::Absent { path: self.path().to_owned(), cause: self.cause() })
     }
 
@@ -296,7 +296,7 @@ impl Executable {
         })
     }
 
-    fn from_server(&self, options: &DebugOptions, progress: &dyn Fn(Progress)) -> Option<Self> {
+    fn by_server(&self, options: &DebugOptions, progress: &dyn Fn(Progress)) -> Option<Self> {
         let id = self.hexadecimal_build_id()?;
         let name = PathBuf::from(format!("{id}.debug"));
         debuginfod::fetch(id, &options.debuginfod_urls, &options.cache, progress, |file| {

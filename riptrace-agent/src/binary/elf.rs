@@ -121,8 +121,8 @@ fn damaged(what: impl Into<String>) -> ElfError {
 
 impl Elf {
     /// Reads the headers.
-    pub fn parse(bytes: Bytes) -> Result<Self, ElfError> {
-        let data: &[u8] = &bytes;
+    pub fn parse(bytes: &Bytes) -> Result<Self, ElfError> {
+        let data: &[u8] = bytes;
         if !data.starts_with(&elf::ELFMAG) {
             return Err(ElfError::NotElf);
         }
@@ -308,10 +308,11 @@ impl Elf {
     pub fn for_each_relative_relocation(&self, mut visit: impl FnMut(u64, u64)) {
         let Some((table, bytes)) = self.relocation_table() else { return };
         let Some(table) = self.read(table, bytes) else { return };
-        for entry in table.chunks_exact(24) {
-            let word = |at: usize| entry.get(at..at + 8).map(read_u64).unwrap_or_default();
-            if word(8) & 0xffff_ffff == u64::from(elf::R_X86_64_RELATIVE.0) {
-                visit(word(0), word(16));
+        // Elf64_Rela: offset, info (symbol and type), addend.
+        for entry in table.as_chunks::<24>().0 {
+            let [offset, info, addend] = entry.as_chunks().0 else { continue };
+            if u64::from_le_bytes(*info) & 0xffff_ffff == u64::from(elf::R_X86_64_RELATIVE.0) {
+                visit(u64::from_le_bytes(*offset), u64::from_le_bytes(*addend));
             }
         }
     }
@@ -321,12 +322,13 @@ impl Elf {
         let range = self.dynamic.clone()?;
         let entries = self.slice(range.start, range.end - range.start)?;
         let (mut table, mut bytes) = (None, None);
-        for entry in entries.chunks_exact(16) {
-            let (tag, value) = (read_u64(entry.get(..8)?), read_u64(entry.get(8..)?));
-            match i64::try_from(tag).map(elf::DynamicTag) {
-                Ok(elf::DT_NULL) => break,
-                Ok(elf::DT_RELA) => table = Some(value),
-                Ok(elf::DT_RELASZ) => bytes = usize::try_from(value).ok(),
+        for entry in entries.as_chunks::<16>().0 {
+            let [tag, value] = entry.as_chunks().0 else { continue };
+            let value = u64::from_le_bytes(*value);
+            match elf::DynamicTag(i64::from_le_bytes(*tag)) {
+                elf::DT_NULL => break,
+                elf::DT_RELA => table = Some(value),
+                elf::DT_RELASZ => bytes = usize::try_from(value).ok(),
                 _ => {}
             }
         }
@@ -340,10 +342,6 @@ impl Segment {
         let end = within.checked_add(bytes)?;
         (end <= self.file_bytes).then(|| self.offset.checked_add(within))?
     }
-}
-
-fn read_u64(bytes: &[u8]) -> u64 {
-    bytes.first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default()
 }
 
 fn check_machine(data: &[u8]) -> Result<(), ElfError> {

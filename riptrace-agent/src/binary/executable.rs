@@ -154,11 +154,17 @@ impl Executable {
             return Err(BinaryError::Elf { path: path.to_owned(), source: ElfError::NotElf });
         }
         let bytes = Bytes::from_owner(map_file(file).map_err(open_error)?);
-        Self::from_bytes(bytes, path, FileIdentity::of(&metadata))
+        Self::with_identity(bytes, path, FileIdentity::of(&metadata))
     }
 
-    fn from_bytes(bytes: Bytes, path: &Path, identity: FileIdentity) -> Result<Self, BinaryError> {
-        let elf = Elf::parse(bytes).map_err(|source| BinaryError::Elf { path: path.to_owned(), source })?;
+    /// As [`Self::open`], for a program that is in memory; `path` is what messages call it.
+    pub fn from_bytes(bytes: Bytes, path: &Path) -> Result<Self, BinaryError> {
+        let identity = FileIdentity { device: 0, inode: 0, bytes: bytes.len() as u64, modified_ns: 0 };
+        Self::with_identity(bytes, path, identity)
+    }
+
+    fn with_identity(bytes: Bytes, path: &Path, identity: FileIdentity) -> Result<Self, BinaryError> {
+        let elf = Elf::parse(&bytes).map_err(|source| BinaryError::Elf { path: path.to_owned(), source })?;
         let inner = Inner {
             path: path.to_owned(),
             identity,
@@ -431,11 +437,8 @@ impl Executable {
     fn words(&self, link_address: u64, count: u64) -> Vec<u64> {
         let Some(bytes) = self.elf().read_to_end(link_address) else { return Vec::new() };
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let mut words: Vec<u64> = bytes
-            .chunks_exact(8)
-            .take(count)
-            .map(|chunk| chunk.first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default())
-            .collect();
+        let mut words: Vec<u64> =
+            bytes.as_chunks().0.iter().take(count).map(|word| u64::from_le_bytes(*word)).collect();
         if self.is_pie() {
             self.elf().for_each_relative_relocation(|at, value| {
                 let index = at.checked_sub(link_address).map(|offset| offset / 8);
@@ -469,7 +472,7 @@ impl Executable {
         section.into_iter().chain(segments).find_map(|start| {
             let start = start.next_multiple_of(8);
             let bytes = elf.read_to_end(start)?;
-            let mut words = bytes.chunks_exact(8).enumerate().filter(|(_, chunk)| *chunk == pattern);
+            let words = bytes.as_chunks::<8>().0.iter().enumerate().filter(|(_, chunk)| **chunk == pattern);
             words.map(|(index, _)| start + index as u64 * 8).find(|address| wanted(*address))
         })
     }

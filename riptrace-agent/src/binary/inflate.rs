@@ -194,3 +194,76 @@ pub fn inflate_all(
         first_error.map_or(Ok(()), Err)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::{Compression, write::ZlibEncoder};
+
+    use super::*;
+
+    fn chdr(method: u32, size: u64, stream: &[u8]) -> Bytes {
+        let mut section = method.to_le_bytes().to_vec();
+        section.extend([0; 4]);
+        section.extend(size.to_le_bytes());
+        section.extend(1_u64.to_le_bytes());
+        section.extend(stream);
+        Bytes::from(section)
+    }
+
+    fn zlib(content: &[u8]) -> Vec<u8> {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn inflate(section: Compressed) -> Result<Vec<u8>, InflateError> {
+        let file = tempfile::tempfile()?;
+        let bytes = section.inflated_bytes as usize;
+        file.set_len(section.inflated_bytes)?;
+        inflate_all(&[(section, 0)], &file, |_| {})?;
+        let mut content = vec![0; bytes];
+        file.read_exact_at(&mut content, 0)?;
+        Ok(content)
+    }
+
+    #[test]
+    fn both_kinds_of_headers_are_read() {
+        let content: Vec<u8> = (0..2_000_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let stream = zlib(&content);
+        let elf = Compressed::from_elf(".debug_info", &chdr(1, content.len() as u64, &stream)).unwrap();
+        assert!(inflate(elf).unwrap() == content);
+        let mut gnu = b"ZLIB".to_vec();
+        gnu.extend((content.len() as u64).to_be_bytes());
+        gnu.extend(&stream);
+        let gnu = Compressed::from_gnu(".zdebug_info", &Bytes::from(gnu)).unwrap();
+        assert!(inflate(gnu).unwrap() == content);
+    }
+
+    #[test]
+    fn headers_that_lie_are_refused() {
+        let stream = zlib(b"content");
+        let refused = |section: Bytes| {
+            Compressed::from_elf(".debug_info", &section).map(|_| ()).unwrap_err().to_string()
+        };
+        assert_eq!(
+            refused(chdr(1, 1 << 40, &stream)),
+            format!(
+                "section .debug_info claims to inflate to 1099511627776 bytes; at most {} are believed",
+                stream.len() as u64 * MAX_RATIO
+            )
+        );
+        assert!(refused(chdr(2, 7, &stream)).contains("zstd"));
+        assert!(refused(chdr(9, 7, &stream)).contains("method 9"));
+        assert_eq!(refused(Bytes::from_static(b"short")), "section .debug_info is damaged");
+        assert!(Compressed::from_gnu(".zdebug_info", &Bytes::from_static(b"ZLI")).is_err());
+        // Too few bytes, too many, and a stream that ends early.
+        for (size, stream) in
+            [(6, &stream[..]), (8, &stream[..]), (7, &stream[..5]), (7, &stream[..0]), (7, b"no zlib")]
+        {
+            let Ok(section) = Compressed::from_elf(".debug_info", &chdr(1, size, stream)) else { continue };
+            assert!(matches!(inflate(section), Err(InflateError::Damaged { .. })), "{size}");
+        }
+    }
+}

@@ -204,10 +204,14 @@ pub fn load_bias(pid: u32, program: &Executable) -> Result<u64, ProcessError> {
     let path = directory(pid).join("auxv");
     let vector = read(&path, pid)?;
     // The kernel says where it put the entry point (fs/binfmt_elf.c, `create_elf_tables`).
-    let word = |bytes: &[u8]| bytes.first_chunk().copied().map(u64::from_le_bytes).unwrap_or_default();
     vector
-        .chunks_exact(16)
-        .map(|entry| (word(entry), entry.get(8..).map(word).unwrap_or_default()))
+        .as_chunks::<16>()
+        .0
+        .iter()
+        .filter_map(|entry| match entry.as_chunks().0 {
+            [kind, value] => Some((u64::from_le_bytes(*kind), u64::from_le_bytes(*value))),
+            _ => None,
+        })
         .take_while(|(kind, _)| *kind != AT_NULL)
         .find(|(kind, _)| *kind == AT_ENTRY)
         .map(|(_, entry)| entry.wrapping_sub(program.elf().entry))
@@ -267,4 +271,42 @@ fn name(exe: &Path, comm: &str) -> String {
     let shown = base.as_bytes().get(..COMM_BYTES.min(base.len())).unwrap_or_default();
     let made_up = comm.is_empty() || comm == "exe" || comm.bytes().all(|byte| byte.is_ascii_digit());
     if base.is_empty() || (comm.as_bytes() != shown && !made_up) { comm.to_owned() } else { base }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_may_hold_anything() {
+        let stat = |comm: &str| {
+            format!(
+                "42 ({comm}) S 7 42 42 0 -1 4194560 1 0 0 0 5 6 0 0 20 0 9 0 12345 1000 200 18446744073709551615"
+            )
+        };
+        for comm in ["orders", "a b", "a) S 1 (b", "", "(("] {
+            let (name, parent, start_ns) = parse_stat(stat(comm).as_bytes()).unwrap();
+            assert_eq!((name.as_str(), parent, start_ns), (comm, 7, 12345 * ns_per_tick()));
+        }
+        for broken in ["", "42", "42 (x", "42 (x) S", "42 (x) S seven"] {
+            assert_eq!(parse_stat(broken.as_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn a_process_is_called_by_its_file_unless_it_chose_another_name() {
+        for (exe, comm, expected) in [
+            ("/srv/orders", "orders", "orders"),
+            ("/srv/orders-service-with-a-long-name", "orders-service-", "orders-service-with-a-long-name"),
+            ("/usr/bin/multi-call", "tool", "tool"),
+            ("/srv/orders", "orders: worker", "orders: worker"),
+            // Run by descriptor.
+            ("/srv/orders", "exe", "orders"),
+            ("/srv/orders", "6", "orders"),
+            ("/srv/orders", "", "orders"),
+            ("/", "orders", "orders"),
+        ] {
+            assert_eq!(name(Path::new(exe), comm), expected, "{exe} {comm}");
+        }
+    }
 }

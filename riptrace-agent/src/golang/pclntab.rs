@@ -689,3 +689,90 @@ pub fn shortened(full: &str) -> Cow<'_, str> {
 pub fn path_matches(path: &str, typed: &str) -> bool {
     !typed.is_empty() && suffix_matches(path, typed)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_typed_matches_from_a_slash_on() {
+        for (full, typed, expected) in [
+            ("main.main", "main.main", true),
+            ("example.com/shop/orders.(*Store).Add", "orders.(*Store).Add", true),
+            ("example.com/shop/orders.(*Store).Add", "shop/orders.(*Store).Add", true),
+            ("example.com/shop/orders.(*Store).Add", "example.com/shop/orders.(*Store).Add", true),
+            ("example.com/shop/reorders.Add", "orders.Add", false),
+            ("example.com/shop/orders.Add", "Add", false),
+            ("example.com/shop/orders.Add.func1", "orders.Add", false),
+            ("main.Map[go.shape.int,go.shape.string]", "main.Map", true),
+            ("main.(*List[go.shape.int]).Push", "main.(*List).Push", true),
+            ("main.(*List[example.com/a.T]).Push", "main.(*List[example.com/a.T]).Push", true),
+            ("main.Map[go.shape.int].func1", "main.Map", false),
+            ("gopkg.in/yaml%2ev3.Unmarshal", "yaml.v3.Unmarshal", true),
+            ("main.main", "", false),
+        ] {
+            assert_eq!(name_matches(full, typed), expected, "{full} {typed}");
+        }
+        for (path, typed, expected) in [
+            ("/src/shop/orders.go", "orders.go", true),
+            ("/src/shop/orders.go", "shop/orders.go", true),
+            ("/src/shop/orders.go", "/src/shop/orders.go", true),
+            ("/src/shop/reorders.go", "orders.go", false),
+            ("/src/shop/orders.go", "", false),
+        ] {
+            assert_eq!(path_matches(path, typed), expected, "{path} {typed}");
+        }
+    }
+
+    #[test]
+    fn type_arguments_are_shortened_as_the_runtime_does() {
+        assert_eq!(shortened("main.Map[go.shape.int].func1"), "main.Map[...].func1");
+        assert_eq!(shortened("main.(*L[a[b],c]).M"), "main.(*L[...]).M");
+        assert_eq!(shortened("main.main"), "main.main");
+        assert_eq!(shortened("broken]["), "broken][");
+    }
+
+    #[test]
+    fn a_value_table_is_runs_of_zigzag_changes() {
+        // +2 for 3 bytes, -5 for 200 bytes, end.
+        let bytes = [6, 3, 9, 200, 1, 0];
+        let values = || Values { bytes: &bytes, address: 100, end: 10_000, value: -1, first: true };
+        assert_eq!(values().collect::<Vec<_>>(), [(100..103, 2), (103..303, -3)]);
+        assert_eq!(
+            [99, 100, 102, 103, 302, 303].map(|at| values().at(at)),
+            [None, Some(2), Some(2), Some(-3), Some(-3), None]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_with_a_good_magic_are_an_error_or_harmless(
+            fields in proptest::collection::vec(0_u64..400, 8),
+            body in proptest::collection::vec(any::<u8>(), 0..400),
+            gofunc in proptest::collection::vec(any::<u8>(), 0..100),
+            old: bool,
+        ) {
+            let mut bytes = vec![if old { 0xf0 } else { 0xf1 }, 0xff, 0xff, 0xff, 0, 0, 1, 8];
+            bytes.extend(fields.iter().flat_map(|field| field.to_le_bytes()));
+            // Few functions, so that some tables get past the first check.
+            bytes[8] %= 4;
+            bytes.extend(body);
+            let context = Context { text_start: 0x1000, gofunc: Some(Bytes::from(gofunc)), version: None };
+            if let Ok(table) = Pclntab::parse(Bytes::from(bytes), context) {
+                for function in table.functions() {
+                    let _ = (function.name(), function.args_bytes(), function.start_line(), function.is_wrapper());
+                    for line in function.lines().into_iter().take(100) {
+                        let _ = table.frames(line.address);
+                    }
+                }
+                let files: Vec<&str> = table.files().collect();
+                for file in files {
+                    let _ = table.lines_of_file(file);
+                }
+                let _ = table.inlined_matching("a.b");
+            }
+        }
+    }
+}

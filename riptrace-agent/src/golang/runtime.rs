@@ -59,7 +59,15 @@ const fn offsets(g_goid: u32, g_parent_goid: u32, m_curg: u32) -> RuntimeOffsets
 }
 
 /// Taken from the debug data of a program of each release; a test compares them again.
-const TABLE: &[(GoVersion, RuntimeOffsets)] = &[(GoVersion::go1(21), offsets(152, 272, 192))];
+const TABLE: &[(GoVersion, RuntimeOffsets)] = &[
+    (GoVersion::go1(21), offsets(152, 272, 192)),
+    (GoVersion::go1(22), offsets(152, 272, 192)),
+    (GoVersion::go1(23), offsets(160, 280, 192)),
+    (GoVersion::go1(24), offsets(160, 280, 192)),
+    (GoVersion::go1(25), offsets(152, 272, 184)),
+    (GoVersion::go1(26), offsets(152, 280, 184)),
+    (GoVersion::go1(27), offsets(152, 280, 184)),
+];
 
 /// The kernel side's view of a program. What is `None` is marked as not valid.
 pub fn image(offsets: Option<&RuntimeOffsets>, tls_g_offset: Option<i64>) -> Image {
