@@ -278,9 +278,14 @@ impl Elf {
         })
     }
 
-    /// Visits the defined symbols of `.symtab` until the visitor says `false`. A name is looked up only when the visitor
-    /// asks for it: symbol names are most of a symbol table's bytes.
-    pub fn for_each_symbol<'a>(&'a self, mut visit: impl FnMut(Symbol, &dyn Fn() -> &'a [u8]) -> bool) {
+    /// Visits the defined symbols of `.symtab`, each with its name, until the visitor says `false`.
+    pub fn for_each_symbol(&self, mut visit: impl FnMut(&[u8], Symbol) -> bool) {
+        self.visit_symbols(|symbol, name| visit(name(), symbol));
+    }
+
+    /// As [`Self::for_each_symbol`], but a name is looked up only when the visitor asks for it: names are most of a
+    /// symbol table's bytes.
+    pub fn visit_symbols<'a>(&'a self, mut visit: impl FnMut(Symbol, &dyn Fn() -> &'a [u8]) -> bool) {
         let data: &'a [u8] = &self.bytes;
         let Ok(header) = Header::parse(data) else { return };
         let Ok(sections) = header.sections(ENDIAN, data) else { return };

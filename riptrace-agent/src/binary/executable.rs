@@ -154,17 +154,17 @@ impl Executable {
             return Err(BinaryError::Elf { path: path.to_owned(), source: ElfError::NotElf });
         }
         let bytes = Bytes::from_owner(map_file(file).map_err(open_error)?);
-        Self::with_identity(bytes, path, FileIdentity::of(&metadata))
+        Self::with_identity(&bytes, path, FileIdentity::of(&metadata))
     }
 
     /// As [`Self::open`], for a program that is in memory; `path` is what messages call it.
-    pub fn from_bytes(bytes: Bytes, path: &Path) -> Result<Self, BinaryError> {
+    pub fn from_bytes(bytes: &Bytes, path: &Path) -> Result<Self, BinaryError> {
         let identity = FileIdentity { device: 0, inode: 0, bytes: bytes.len() as u64, modified_ns: 0 };
         Self::with_identity(bytes, path, identity)
     }
 
-    fn with_identity(bytes: Bytes, path: &Path, identity: FileIdentity) -> Result<Self, BinaryError> {
-        let elf = Elf::parse(&bytes).map_err(|source| BinaryError::Elf { path: path.to_owned(), source })?;
+    fn with_identity(bytes: &Bytes, path: &Path, identity: FileIdentity) -> Result<Self, BinaryError> {
+        let elf = Elf::parse(bytes).map_err(|source| BinaryError::Elf { path: path.to_owned(), source })?;
         let inner = Inner {
             path: path.to_owned(),
             identity,
@@ -290,8 +290,8 @@ impl Executable {
     /// The itabs that the symbol table names; none in a stripped program (see [`Self::itab_addresses`]).
     pub fn itabs(&self) -> Vec<Itab> {
         let mut found = Vec::new();
-        self.elf().for_each_symbol(|symbol, name| {
-            found.extend(itab(name(), symbol));
+        self.elf().for_each_symbol(|name, symbol| {
+            found.extend(itab(name, symbol));
             true
         });
         found
@@ -330,8 +330,8 @@ impl Executable {
     /// The address and size of a symbol.
     pub fn symbol(&self, name: &str) -> Option<Symbol> {
         let mut found = None;
-        self.elf().for_each_symbol(|symbol, candidate| {
-            if candidate() == name.as_bytes() {
+        self.elf().for_each_symbol(|candidate, symbol| {
+            if candidate == name.as_bytes() {
                 found = Some(symbol);
             }
             found.is_none()
@@ -346,7 +346,7 @@ impl Executable {
     /// The thread-local symbol `runtime.tlsg`: an offset in the thread-local block.
     fn tls_g_symbol(&self) -> Option<u64> {
         let mut found = None;
-        self.elf().for_each_symbol(|symbol, name| {
+        self.elf().visit_symbols(|symbol, name| {
             if symbol.thread_local && name() == b"runtime.tlsg" {
                 found = Some(symbol.value);
             }

@@ -21,7 +21,7 @@ fn programs() -> &'static [Vec<u8>] {
 
 /// Asks everything.
 fn exercise(bytes: Vec<u8>) {
-    let Ok(executable) = Executable::from_bytes(Bytes::from(bytes), Path::new("damaged")) else { return };
+    let Ok(executable) = Executable::from_bytes(&Bytes::from(bytes), Path::new("damaged")) else { return };
     let _ = (executable.is_go(), executable.build_id().map(str::len), executable.tls_g_offset());
     let _ = (executable.runtime_types(), executable.itab_addresses().len(), executable.itabs().len());
     let (text, code) = executable.text();
@@ -50,7 +50,7 @@ fn exercise(bytes: Vec<u8>) {
 
 /// Where the bytes lie that everything else follows from.
 fn places(program: &[u8]) -> Vec<(usize, usize)> {
-    let executable = Executable::from_bytes(Bytes::copy_from_slice(program), Path::new("whole")).unwrap();
+    let executable = Executable::from_bytes(&Bytes::copy_from_slice(program), Path::new("whole")).unwrap();
     let elf = executable.elf();
     let mut places = vec![(0, 1024)];
     let section_headers = u64::from_le_bytes(program[40..48].try_into().unwrap()) as usize;
@@ -97,7 +97,7 @@ fn pick(which: usize) -> Option<Vec<u8>> {
 #[test]
 fn other_files_are_named_for_what_they_are() {
     let open = |bytes: &[u8]| {
-        Executable::from_bytes(Bytes::copy_from_slice(bytes), Path::new("/srv/x")).unwrap_err().to_string()
+        Executable::from_bytes(&Bytes::copy_from_slice(bytes), Path::new("/srv/x")).unwrap_err().to_string()
     };
     assert_eq!(open(b"#!/bin/sh\n"), "/srv/x: not an ELF file");
     assert_eq!(open(b"\x7fELF"), "/srv/x: damaged or truncated ELF file (file header)");

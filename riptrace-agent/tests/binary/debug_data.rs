@@ -242,7 +242,7 @@ fn a_debuginfod_server_is_asked_by_build_id_and_only_once() {
         }
     });
     let urls = ["/none", "/wrong", "/good"].map(|path| format!("{url}{path}")).to_vec();
-    let options = DebugOptions { debuginfod_urls: urls.clone(), ..options(&directory.join("cache")) };
+    let options = DebugOptions { debuginfod_urls: urls, ..options(&directory.join("cache")) };
     same(&debug(&stripped, &options).unwrap().0, &program);
     let id = Executable::open(&stripped).unwrap().build_id().unwrap().to_owned();
     assert_eq!(
