@@ -153,6 +153,13 @@ impl CodeReader for Image {
         Some(u64::from_le_bytes(*bytes)).filter(|address| *address != 0)
     }
 
+    fn function_names(&self) -> Vec<Arc<str>> {
+        self.executable.pclntab().map_or_else(
+            |_| Vec::new(),
+            |table| table.functions().map(|found| Arc::from(found.name())).collect(),
+        )
+    }
+
     fn function_name(&self, link_address: u64) -> Option<&str> {
         let function = self.executable.pclntab().ok()?.function_at(link_address)?;
         (function.entry == link_address).then(|| function.name())

@@ -1,7 +1,7 @@
 //! From a location in a binary to the plans of its sites: asks `plan` and `dwarf`, and tells the registry which dynamic
 //! types interfaces are likely to hold, so that their values are whole from the first hit.
 
-use std::{fs, sync::Arc};
+use std::{collections::HashSet, fs, sync::Arc};
 
 use super::{Image, stripped};
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
 
 /// Types that are compiled in advance for interfaces, for one location. What is not among them is learnt from hits.
 const MAX_PRELOADED_TYPES: usize = 4096;
+
+/// Of all types of a binary, those that are tried for `any`.
+const MAX_ANY_TYPES: usize = 2048;
 
 /// What is wanted at a location.
 #[derive(Clone, Debug)]
@@ -124,7 +127,7 @@ pub(super) fn plan(
         plans.push(plan_one(registry, image, index, wanted, site)?);
     }
     if let Some(debug) = &image.debug {
-        preload(registry, image, index, debug)?;
+        preload(registry, image, index, debug, &plans)?;
     }
     Ok(PlannedLocation { plans, warnings })
 }
@@ -212,25 +215,32 @@ fn preload(
     image: &Image,
     index: u32,
     debug: &DebugInfo,
+    plans: &[SitePlan],
 ) -> Result<(), RegistryError> {
-    let interfaces = registry.take_interfaces();
-    if interfaces.is_empty() {
-        return Ok(());
+    let met = registry.take_interfaces().into_iter().map(|(_, ty)| ty);
+    let variables = plans.iter().flat_map(|plan| &plan.variables).map(|variable| variable.ty);
+    let mut interfaces: Vec<TypeId> = met.chain(variables).collect();
+    interfaces.sort_unstable();
+    interfaces.dedup();
+    let mut names = HashSet::new();
+    let mut any = false;
+    for interface in interfaces.into_iter().map(|ty| debug.get(ty)) {
+        match interface.shape {
+            Shape::Interface => drop(names.insert(Arc::clone(&interface.name))),
+            Shape::EmptyInterface => any = true,
+            _ => {}
+        }
     }
-    let mut candidates: Vec<TypeId> =
-        COMMON_DYNAMIC_TYPES.iter().filter_map(|name| debug.type_named(name)).collect();
-    let itabs = image.executable.itabs();
-    for (_, interface) in interfaces {
-        let name = Arc::clone(&debug.get(interface).name);
-        candidates.extend(
-            itabs
-                .iter()
-                .filter(|itab| *itab.interface == *name)
-                .filter_map(|itab| debug.type_named(&itab.concrete)),
-        );
+    let mut candidates = Vec::new();
+    if !names.is_empty() {
+        let itabs = image.executable.itabs();
+        let implementing = itabs.iter().filter(|itab| names.contains(itab.interface.as_str()));
+        candidates.extend(implementing.filter_map(|itab| debug.type_named(&itab.concrete)));
     }
-    candidates.sort_unstable();
-    candidates.dedup();
+    if any {
+        candidates.extend(COMMON_DYNAMIC_TYPES.iter().filter_map(|name| debug.type_named(name)));
+        candidates.extend(debug.runtime_types().map(|(_, ty)| ty).take(MAX_ANY_TYPES));
+    }
     registry.preload(index, debug, candidates, MAX_PRELOADED_TYPES).map(drop)
 }
 

@@ -106,10 +106,6 @@ impl LineSource for Lines<'_> {
             })
             .collect())
     }
-
-    fn function_names(&self) -> Vec<Arc<str>> {
-        self.table.functions().map(|found| Arc::from(found.name())).collect()
-    }
 }
 
 /// At a function's entry the argument registers, unnamed and untyped; elsewhere their contents mean nothing.
