@@ -475,6 +475,13 @@ impl<'a> Function<'a> {
         self.inlined_chain(index).map(|call| self.tab.name(call.name)).collect()
     }
 
+    /// The inline-tree index of the call into which the one at `index` was inlined; negative: the function's own code.
+    pub fn inline_parent(&self, index: i32) -> i32 {
+        let call = self.inlined_call(index);
+        let parent = call.map(|call| self.entry.wrapping_add(u64::from(call.parent_offset)));
+        parent.and_then(|parent| self.pcdata(PCDATA_INL_TREE_INDEX).at(parent)).unwrap_or(-1)
+    }
+
     fn lines_where(&self, wanted: impl Fn(u32) -> bool) -> Vec<LineRange<'a>> {
         let mut found = Vec::new();
         let files = self.tab.values(self.half(20), self.entry, self.end);

@@ -13,6 +13,7 @@ pub mod path;
 mod place;
 mod root;
 pub mod sites;
+pub mod stripped;
 pub mod types;
 
 use std::sync::Arc;
