@@ -35,13 +35,21 @@ pub(crate) fn is_described(
     expression(view, unit, location, address).is_some()
 }
 
-/// The pieces of a value of `bytes` bytes.
+/// What a type's value is made of, as the compiler takes it apart: offset and size of every word, number, pointer.
+pub(crate) type Leaves = [(u64, u64)];
+
+/// The pieces of a value of `bytes` bytes. `leaves`: its parts, if they are known.
+///
+/// In optimised code a location list names the parts that the compiler still knows, in order, without padding, and
+/// says nothing of the others (cmd/compile/internal/ssa/debug.go, `writePendingEntry`; go#61700, go#72053): two pieces
+/// of a slice may be pointer and length or pointer and capacity. What can't be told for certain is bad debug data.
 pub(crate) fn evaluate(
     view: &View<'_>,
     unit: &Unit<'_>,
     location: &LocationAttribute,
     at: At,
     bytes: u64,
+    leaves: Option<&Leaves>,
 ) -> VariableLocation {
     if bytes == 0 {
         return VariableLocation::Pieces(Vec::new());
@@ -49,13 +57,53 @@ pub(crate) fn evaluate(
     let Some(expression) = expression(view, unit, location, at.address) else {
         return VariableLocation::Unavailable(Unavailable::OptimizedOut);
     };
-    match pieces(view, unit, expression, at, bytes) {
+    let whole = Whole { bytes, leaves };
+    let pieces = match parse(view, unit, expression, at) {
+        Some(Parsed::Pieces(pieces)) => whole.from_pieces(&pieces),
+        Some(Parsed::One(place)) => {
+            let is_list = matches!(location, LocationAttribute::List(_));
+            let certain = !is_list
+                || leaves.is_none_or(|leaves| leaves.len() <= 1)
+                || is_of_whole(view, unit, location, at, &whole, place);
+            if certain { whole.from_one(place) } else { None }
+        }
+        None => None,
+    };
+    match pieces {
         Some(pieces) if pieces.iter().all(|piece| piece.place == Place::Missing) => {
             VariableLocation::Unavailable(Unavailable::OptimizedOut)
         }
         Some(pieces) => VariableLocation::Pieces(pieces),
         None => VariableLocation::Unavailable(Unavailable::BadDebugInfo),
     }
+}
+
+/// Whether a list that gives one place for a value of several parts means all of them. It does in unoptimised code, where
+/// a parameter's registers stand in front of its place on the stack, and for a variable that lives on the stack only.
+/// A list that also has a single register, or other places, follows one part that is all that is left of the value.
+fn is_of_whole(
+    view: &View<'_>,
+    unit: &Unit<'_>,
+    location: &LocationAttribute,
+    at: At,
+    whole: &Whole<'_>,
+    place: Place,
+) -> bool {
+    let LocationAttribute::List(offset) = location else { return true };
+    if !matches!(place, Place::Frame(_) | Place::Address(_)) {
+        return false;
+    }
+    let Ok(mut entries) = view.dwarf.locations(unit, LocationListsOffset(*offset)) else { return false };
+    let mut always_here = true;
+    for _ in 0..MAX_OPERATIONS {
+        let Ok(Some(entry)) = entries.next() else { break };
+        match parse(view, unit, entry.data, at) {
+            Some(Parsed::Pieces(pieces)) => return whole.from_pieces(&pieces).is_some(),
+            Some(Parsed::One(other)) => always_here &= other == place,
+            None => {}
+        }
+    }
+    always_here
 }
 
 /// The expression that holds at the address. In a list an entry covers its start and not its end; empty entries say
@@ -93,14 +141,16 @@ enum Term {
     Address(u64),
 }
 
-/// `None`: it contradicts itself or the type, or says something that Go does not write.
-fn pieces<'a>(
-    view: &View<'a>,
-    unit: &Unit<'a>,
-    expression: Expression<Slice<'a>>,
-    at: At,
-    bytes: u64,
-) -> Option<Vec<Piece>> {
+/// What an expression says.
+enum Parsed {
+    /// One place for the whole.
+    One(Place),
+    /// A place, or none, for each piece.
+    Pieces(Vec<Piece>),
+}
+
+/// `None`: it contradicts itself, or says something that Go does not write.
+fn parse<'a>(view: &View<'a>, unit: &Unit<'a>, expression: Expression<Slice<'a>>, at: At) -> Option<Parsed> {
     let mut out: Vec<Piece> = Vec::new();
     let mut stack: Vec<Term> = Vec::new();
     let mut place: Option<Place> = None;
@@ -147,21 +197,73 @@ fn pieces<'a>(
                 place = Some(Place::Constant(u64::from_le_bytes(word)));
             }
             Operation::Piece { size_in_bits, bit_offset: None } if size_in_bits % 8 == 0 => {
-                let size = u32::try_from(size_in_bits / 8).ok()?;
-                let found = place.take().or(stack.pop().and_then(memory)).unwrap_or(Place::Missing);
-                push(&mut out, Piece { bytes: size, place: found })?;
+                let bytes = u32::try_from(size_in_bits / 8).ok()?;
+                let place = place.take().or(stack.pop().and_then(memory)).unwrap_or(Place::Missing);
+                out.push(Piece { bytes, place });
             }
             Operation::Nop => {}
             _ => return None,
         }
     }
     if out.is_empty() {
-        let found = place.or(stack.pop().and_then(memory))?;
-        push(&mut out, Piece { bytes: u32::try_from(bytes).ok()?, place: found })?;
+        Some(Parsed::One(place.or(stack.pop().and_then(memory))?))
+    } else {
+        Some(Parsed::Pieces(out))
     }
-    // The compiler sometimes forgets pieces or writes them twice (go#72053, go#61700).
-    let sum = out.iter().map(|piece| u64::from(piece.bytes)).sum::<u64>();
-    (sum == bytes).then_some(out)
+}
+
+/// What pieces have to cover.
+struct Whole<'l> {
+    bytes: u64,
+    leaves: Option<&'l Leaves>,
+}
+
+impl Whole<'_> {
+    fn from_one(&self, place: Place) -> Option<Vec<Piece>> {
+        let mut out = Vec::new();
+        push(&mut out, Piece { bytes: u32::try_from(self.bytes).ok()?, place })?;
+        Some(out)
+    }
+
+    fn from_pieces(&self, pieces: &[Piece]) -> Option<Vec<Piece>> {
+        let mut out = Vec::new();
+        if pieces.iter().map(|piece| u64::from(piece.bytes)).sum::<u64>() == self.bytes {
+            pieces.iter().try_for_each(|piece| push(&mut out, *piece))?;
+            return Some(out);
+        }
+        let leaves = self.leaves?;
+        let pieces: Vec<Piece> = pieces.iter().copied().filter(|piece| piece.bytes > 0).collect();
+        let first = embed(&pieces, leaves.iter().enumerate())?;
+        // The earliest and the latest way of laying the pieces over the parts: if they agree there is only one.
+        let reversed: Vec<Piece> = pieces.iter().rev().copied().collect();
+        let mut last = embed(&reversed, leaves.iter().enumerate().rev())?;
+        last.reverse();
+        if first != last {
+            return None;
+        }
+        let mut end = 0;
+        for (piece, leaf) in pieces.iter().zip(first) {
+            let (offset, bytes) = *leaves.get(leaf)?;
+            let gap = u32::try_from(offset.checked_sub(end)?).ok()?;
+            push(&mut out, Piece { bytes: gap, place: Place::Missing })?;
+            push(&mut out, *piece)?;
+            end = offset.checked_add(bytes)?;
+        }
+        let rest = u32::try_from(self.bytes.checked_sub(end)?).ok()?;
+        push(&mut out, Piece { bytes: rest, place: Place::Missing })?;
+        Some(out)
+    }
+}
+
+/// The first parts, in the given order, that have the pieces' sizes.
+fn embed<'l>(
+    pieces: &[Piece],
+    mut leaves: impl Iterator<Item = (usize, &'l (u64, u64))>,
+) -> Option<Vec<usize>> {
+    pieces
+        .iter()
+        .map(|piece| leaves.find(|(_, (_, bytes))| *bytes == u64::from(piece.bytes)).map(|(index, _)| index))
+        .collect()
 }
 
 fn add(left: Term, right: Term) -> Option<Term> {
@@ -226,6 +328,10 @@ mod tests {
 
     /// A version 4 unit of nothing.
     fn evaluate_bytes(expression: &[u8], bytes: u64) -> VariableLocation {
+        evaluate_parts(expression, bytes, None)
+    }
+
+    fn evaluate_parts(expression: &[u8], bytes: u64, leaves: Option<&Leaves>) -> VariableLocation {
         let mut info = vec![8, 0, 0, 0, 4, 0, 0, 0, 0, 0, 8, 1];
         let start = info.len();
         info.extend_from_slice(expression);
@@ -238,7 +344,7 @@ mod tests {
         let view = View::new(&sections, &cache);
         let unit = view.unit(0).unwrap();
         let location = LocationAttribute::Expression(start..start + expression.len());
-        evaluate(&view, &unit, &location, At { address: 0, cfa_from_sp: Some(32) }, bytes)
+        evaluate(&view, &unit, &location, At { address: 0, cfa_from_sp: Some(32) }, bytes, leaves)
     }
 
     #[test]
@@ -299,6 +405,31 @@ mod tests {
                 "{expression:x?}"
             );
         }
+    }
+
+    #[test]
+    fn pieces_that_leave_parts_out_count_only_where_there_is_no_doubt() {
+        use Place::{Missing, Register};
+        let slice: &Leaves = &[(0, 8), (8, 8), (16, 8)];
+        let padded: &Leaves = &[(0, 1), (8, 8)];
+        let mixed: &Leaves = &[(0, 8), (8, 4), (16, 8)];
+        // (reg3, piece 8, reg2, piece 8) of a slice: length or capacity?
+        let bad = VariableLocation::Unavailable(Unavailable::BadDebugInfo);
+        assert_eq!(evaluate_parts(&[0x53, 0x93, 8, 0x52, 0x93, 8], 24, Some(slice)), bad);
+        // (reg3, piece 1, reg2, piece 8): padding is not written.
+        let expected = |pieces: &[(u32, Place)]| {
+            VariableLocation::Pieces(pieces.iter().map(|&(bytes, place)| Piece { bytes, place }).collect())
+        };
+        assert_eq!(
+            evaluate_parts(&[0x53, 0x93, 1, 0x52, 0x93, 8], 16, Some(padded)),
+            expected(&[(1, Register(3)), (7, Missing), (8, Register(2))])
+        );
+        // (reg3, piece 8, reg2, piece 4): the third part is left out; (reg3, piece 8) alone could be either.
+        assert_eq!(
+            evaluate_parts(&[0x53, 0x93, 8, 0x52, 0x93, 4], 24, Some(mixed)),
+            expected(&[(8, Register(3)), (4, Register(2)), (12, Missing)])
+        );
+        assert_eq!(evaluate_parts(&[0x53, 0x93, 8], 24, Some(mixed)), bad);
     }
 
     #[test]

@@ -8,12 +8,14 @@ use super::{
     DebugInfo,
     unit::{Unit, View, entries_at, go, reference},
 };
-use crate::golang::types::{FieldLayout, GoType, Kind, MapLayout, Shape, TypeId};
+use crate::golang::types::{FieldLayout, GoType, Kind, MapLayout, Shape, TypeId, TypeSource};
 
 /// How many typedefs may stand in front of a type.
 const MAX_CHAIN: usize = 16;
 /// No struct has more fields.
 const MAX_FIELDS: usize = 1 << 16;
+/// The compiler keeps nothing with more parts in registers.
+const MAX_LEAVES: usize = 64;
 /// How deep arrays of arrays are measured.
 const MAX_NESTING: usize = 16;
 
@@ -204,6 +206,63 @@ impl DebugInfo {
                     .and_then(|raw| self.sections.runtime_types_base?.checked_add(raw)),
             },
             None => unknown(name, bytes),
+        }
+    }
+
+    /// Offset and size of every part of a value that the compiler handles by itself, in order; `None`: too many, or of
+    /// a type that debug data does not describe.
+    pub(crate) fn leaves(&self, ty: TypeId) -> Option<Vec<(u64, u64)>> {
+        let mut out = Vec::new();
+        self.add_leaves(ty, 0, &mut (MAX_LEAVES * 16), &mut out)?;
+        Some(out)
+    }
+
+    /// `budget`: how many types may still be looked at.
+    fn add_leaves(
+        &self,
+        ty: TypeId,
+        offset: u64,
+        budget: &mut usize,
+        out: &mut Vec<(u64, u64)>,
+    ) -> Option<()> {
+        *budget = budget.checked_sub(1)?;
+        let ty = self.get(ty);
+        if ty.bytes == 0 {
+            return Some(());
+        }
+        let mut words = |sizes: &[u64]| {
+            let mut at = offset;
+            for &size in sizes {
+                out.push((at, size));
+                at = at.checked_add(size)?;
+            }
+            (out.len() <= MAX_LEAVES).then_some(())
+        };
+        match &ty.shape {
+            Shape::String | Shape::EmptyInterface | Shape::Interface => words(&[8, 8]),
+            Shape::Slice { .. } => words(&[8, 8, 8]),
+            Shape::Scalar if matches!(ty.kind, Kind::Complex64 | Kind::Complex128) => {
+                words(&[ty.bytes / 2, ty.bytes / 2])
+            }
+            Shape::Array { elem, len } => {
+                let bytes = self.get(*elem).bytes;
+                if *len > MAX_LEAVES as u64 {
+                    return None;
+                }
+                for index in 0_u64..*len {
+                    let at = offset.checked_add(index.checked_mul(bytes)?)?;
+                    self.add_leaves(*elem, at, budget, out)?;
+                }
+                Some(())
+            }
+            Shape::Struct { fields } => {
+                for field in fields {
+                    self.add_leaves(field.ty, offset.checked_add(field.offset)?, budget, out)?;
+                }
+                Some(())
+            }
+            Shape::Unknown => None,
+            _ => words(&[ty.bytes]),
         }
     }
 

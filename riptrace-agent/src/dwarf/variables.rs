@@ -118,7 +118,7 @@ impl DebugInfo {
         let view = self.view();
         let unit = self.unit(&view, function.unit)?;
         let at = At { address: link_address, cfa_from_sp: self.cfa_from_sp(link_address) };
-        Ok(Some(locations::evaluate(&view, &unit, &variable.location, at, 8)))
+        Ok(Some(locations::evaluate(&view, &unit, &variable.location, at, 8, None)))
     }
 
     /// The function's parameters and results as its debug data lists them.
@@ -284,7 +284,11 @@ impl DebugInfo {
             }
             _ => {
                 let bytes = if by_address { 8 } else { self.get(ty.id).bytes };
-                match locations::evaluate(view, unit, &variable.location, at, bytes) {
+                let leaves = match variable.location {
+                    LocationAttribute::List(_) if !by_address => self.leaves(ty.id),
+                    _ => None,
+                };
+                match locations::evaluate(view, unit, &variable.location, at, bytes, leaves.as_deref()) {
                     VariableLocation::Pieces(pieces) if by_address => VariableLocation::Heap(pieces),
                     location => location,
                 }
@@ -311,7 +315,7 @@ impl DebugInfo {
     ) -> VisibleVariable {
         let ty = self.variable_type(view, ty);
         let at = At { address: 0, cfa_from_sp: None };
-        let location = match locations::evaluate(view, unit, location, at, self.get(ty.id).bytes) {
+        let location = match locations::evaluate(view, unit, location, at, self.get(ty.id).bytes, None) {
             VariableLocation::Pieces(pieces)
                 if pieces.iter().any(|piece| !matches!(piece.place, super::Place::Address(_))) =>
             {
