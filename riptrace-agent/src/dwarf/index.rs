@@ -414,16 +414,18 @@ fn fingerprint(sections: &Sections) -> u64 {
 /// Four lanes, so that a check of a few megabytes takes well under a millisecond. Finds damage, not malice.
 fn checksum(bytes: &[u8]) -> u64 {
     let mut lanes = [1_u64, 2, 3, 4];
-    let mut blocks = bytes.chunks_exact(32);
-    for block in &mut blocks {
-        for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(8)) {
-            let mut value = [0; 8];
-            value.copy_from_slice(word);
-            *lane = mix(*lane, u64::from_le_bytes(value));
+    let (words, rest) = bytes.as_chunks::<8>();
+    let (blocks, words) = words.as_chunks::<4>();
+    for block in blocks {
+        for (lane, word) in lanes.iter_mut().zip(block) {
+            *lane = mix(*lane, u64::from_le_bytes(*word));
         }
     }
     let mut sum = bytes.len() as u64;
-    for &byte in blocks.remainder() {
+    for &word in words {
+        sum = mix(sum, u64::from_le_bytes(word));
+    }
+    for &byte in rest {
         sum = mix(sum, u64::from(byte));
     }
     lanes.iter().fold(sum, |sum, &lane| mix(sum, lane))

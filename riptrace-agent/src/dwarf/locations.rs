@@ -59,13 +59,13 @@ pub(crate) fn evaluate(
     };
     let whole = Whole { bytes, leaves };
     let pieces = match parse(view, unit, expression, at) {
-        Some(Parsed::Pieces(pieces)) => whole.from_pieces(&pieces),
+        Some(Parsed::Pieces(pieces)) => whole.pieces(&pieces),
         Some(Parsed::One(place)) => {
             let is_list = matches!(location, LocationAttribute::List(_));
             let certain = !is_list
                 || leaves.is_none_or(|leaves| leaves.len() <= 1)
                 || is_of_whole(view, unit, location, at, &whole, place);
-            if certain { whole.from_one(place) } else { None }
+            if certain { whole.one(place) } else { None }
         }
         None => None,
     };
@@ -98,7 +98,7 @@ fn is_of_whole(
     for _ in 0..MAX_OPERATIONS {
         let Ok(Some(entry)) = entries.next() else { break };
         match parse(view, unit, entry.data, at) {
-            Some(Parsed::Pieces(pieces)) => return whole.from_pieces(&pieces).is_some(),
+            Some(Parsed::Pieces(pieces)) => return whole.pieces(&pieces).is_some(),
             Some(Parsed::One(other)) => always_here &= other == place,
             None => {}
         }
@@ -219,13 +219,13 @@ struct Whole<'l> {
 }
 
 impl Whole<'_> {
-    fn from_one(&self, place: Place) -> Option<Vec<Piece>> {
+    fn one(&self, place: Place) -> Option<Vec<Piece>> {
         let mut out = Vec::new();
         push(&mut out, Piece { bytes: u32::try_from(self.bytes).ok()?, place })?;
         Some(out)
     }
 
-    fn from_pieces(&self, pieces: &[Piece]) -> Option<Vec<Piece>> {
+    fn pieces(&self, pieces: &[Piece]) -> Option<Vec<Piece>> {
         let mut out = Vec::new();
         if pieces.iter().map(|piece| u64::from(piece.bytes)).sum::<u64>() == self.bytes {
             pieces.iter().try_for_each(|piece| push(&mut out, *piece))?;
@@ -350,7 +350,8 @@ mod tests {
     #[test]
     fn expressions_that_compilers_write_are_evaluated() {
         use Place::{Address, Constant, FloatRegister, Frame, Missing, Register};
-        let cases: &[(&[u8], u64, &[(u32, Place)])] = &[
+        type Case = (&'static [u8], u64, &'static [(u32, Place)]);
+        let cases: &[Case] = &[
             // DW_OP_fbreg -24
             (&[0x91, 0x68], 16, &[(16, Frame(-24))]),
             // DW_OP_call_frame_cfa

@@ -3,14 +3,17 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use super::{
     DebugInfo, DwarfError, Function, FunctionMatch, LineRow, MAX_CACHED, MAX_CACHED_FUNCTIONS,
     MAX_CACHED_LINES, VisibleVariable, frames,
     index::Table,
-    lines::UnitLines,
+    lines::{UnitLines, rows_of_file},
     names,
     scopes::{self, Abstract, Scopes},
     unit::{Unit, View},
@@ -58,10 +61,31 @@ impl DebugInfo {
 
     /// The rows of one file (named as [`Self::files`] names it) from every unit that has it, by address.
     pub fn line_rows(&self, file: &str) -> Result<Vec<LineRow>, DwarfError> {
-        let mut out = Vec::new();
-        for unit in self.index.units_of_file(file) {
-            out.extend(self.unit_lines(unit)?.of_file(file));
-        }
+        let units = self.index.units_of_file(file);
+        let name: Arc<str> = Arc::from(file);
+        let next = AtomicUsize::new(0);
+        let worker = || -> Result<Vec<LineRow>, DwarfError> {
+            let view = self.view();
+            let mut out = Vec::new();
+            while let Some(&unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let Some(record) = self.index.unit(unit).filter(|unit| unit.line_program != u32::MAX) else {
+                    continue;
+                };
+                let unit = view.unit(u64::from(record.start))?;
+                out.extend(rows_of_file(&view, &unit, record.line_program, record.is_go, &name)?);
+            }
+            Ok(out)
+        };
+        // A file whose functions are inlined everywhere is named by most units.
+        let threads = if units.len() < 8 { 1 } else { super::threads() };
+        let mut out = std::thread::scope(|scope| {
+            let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(worker)).collect();
+            let mut out = worker()?;
+            for helper in helpers {
+                out.extend(helper.join().unwrap_or_else(|_| Ok(Vec::new()))?);
+            }
+            Ok::<_, DwarfError>(out)
+        })?;
         out.sort_by_key(|row| row.address);
         out.dedup();
         Ok(out)

@@ -9,6 +9,7 @@ mod files;
 mod frames;
 mod globals;
 mod index;
+mod line_program;
 mod lines;
 mod locations;
 mod lookup;
@@ -88,6 +89,11 @@ pub struct DebugInfo {
     constants: RwLock<HashMap<String, Arc<[NamedConstant]>>>,
     /// Frame descriptions of C code.
     eh_frames: OnceLock<Vec<(u64, u32)>>,
+}
+
+/// How many threads a large piece of work is spread over.
+pub(crate) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |count| count.get().min(8))
 }
 
 /// Who compiled a unit.

@@ -63,7 +63,7 @@ pub(crate) fn scan(sections: &Sections, abbreviations: &AbbreviationCache) -> Re
         }
         done
     };
-    let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(8));
+    let threads = super::threads();
     let mut frame_table = Vec::new();
     let mut parts: Vec<(usize, UnitContents)> = Vec::with_capacity(bounds.len());
     std::thread::scope(|scope| {
@@ -183,7 +183,7 @@ fn scan_entries<'a>(view: &View<'a>, unit: &Unit<'a>, out: &mut UnitContents) ->
                     let attribute = entries.read_attribute(spec)?;
                     match attribute.name() {
                         gimli::DW_AT_linkage_name => {
-                            name = view.dwarf.attr_string(unit, attribute.value()).ok()
+                            name = view.dwarf.attr_string(unit, attribute.value()).ok();
                         }
                         gimli::DW_AT_name if name.is_none() => {
                             name = view.dwarf.attr_string(unit, attribute.value()).ok();

@@ -395,7 +395,7 @@ impl<'a> Head<'a> {
             }
             gimli::DW_AT_name if !self.has_linkage_name => self.name = view.text(unit, value).map(Arc::from),
             gimli::DW_AT_abstract_origin | gimli::DW_AT_specification => {
-                self.origin = reference(unit, &value)
+                self.origin = reference(unit, &value);
             }
             gimli::DW_AT_decl_file => self.decl_file = number(&value),
             gimli::DW_AT_decl_line => self.decl_line = line(&value),

@@ -317,7 +317,7 @@ impl DebugInfo {
                         }
                     }
                     gimli::DW_AT_data_member_location => {
-                        field.offset = value.udata_value().unwrap_or(u64::MAX)
+                        field.offset = value.udata_value().unwrap_or(u64::MAX);
                     }
                     gimli::DW_AT_type => ty = reference(unit, &value),
                     go::EMBEDDED_FIELD => field.embedded = matches!(value, AttributeValue::Flag(true)),

@@ -278,10 +278,17 @@ impl DebugInfo {
         let ty = self.variable_type(view, variable.ty);
         let (name, by_address) = source_name(&variable.name);
         let described = locations::is_described(view, unit, &variable.location, at.address);
+        // An expression, other than a list, does not say from where on it holds.
+        let stored = described
+            && (matches!(variable.location, LocationAttribute::List(_))
+                || variable.owner != Owner::Function
+                || !(role == Role::Captured || variable.is_result)
+                || site.is_in_body());
         let location = match variable.closure_offset {
-            Some(offset) if !described && site.holds_context() => {
+            Some(offset) if !stored && site.holds_context() => {
                 VariableLocation::Closure { register: CONTEXT_REGISTER, offset, by_reference: by_address }
             }
+            _ if described && !stored => VariableLocation::Unavailable(Unavailable::NotInitialized),
             _ => {
                 let bytes = if by_address { 8 } else { self.get(ty.id).bytes };
                 let leaves = match variable.location {
@@ -359,11 +366,22 @@ struct Site<'s, 'a> {
 }
 
 impl Site<'_, '_> {
+    /// End of the prologue and start of the body.
+    fn prologue(&self) -> (u64, u64) {
+        let function = &self.scopes.function;
+        self.lines
+            .prologue_end(&function.ranges, function.decl_line.unwrap_or(0))
+            .unwrap_or((function.entry, function.entry))
+    }
+
     /// Whether the context register still holds the closure object: until the prologue's end, since nothing in a
     /// prologue changes it.
     fn holds_context(&self) -> bool {
-        let function = &self.scopes.function;
-        let end = self.lines.prologue_end(&function.ranges).unwrap_or(function.entry);
-        (function.entry..=end).contains(&self.address)
+        (self.scopes.function.entry..=self.prologue().0).contains(&self.address)
+    }
+
+    /// Whether the stores at the function's start lie behind.
+    fn is_in_body(&self) -> bool {
+        self.address >= self.prologue().1
     }
 }

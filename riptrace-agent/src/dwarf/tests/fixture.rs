@@ -13,11 +13,11 @@ use object::{Object, ObjectSection, ObjectSymbol};
 use crate::dwarf::{DebugInfo, Function, Sections, VariableLocation, VisibleVariable};
 
 /// The versions of Go whose debug data is tested: the oldest, the last with DWARF 4, the first with DWARF 5, the newest.
-pub(super) const VERSIONS: [&str; 5] = ["1.21.13", "1.24.13", "1.25.5", "1.26.8", "1.27.0"];
+pub(in crate::dwarf) const VERSIONS: [&str; 5] = ["1.21.13", "1.24.13", "1.25.5", "1.26.8", "1.27.0"];
 
 /// How a program is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Mode {
+pub(in crate::dwarf) enum Mode {
     Optimised,
     /// `-gcflags=all=-N -l`
     Unoptimised,
@@ -26,19 +26,19 @@ pub(super) enum Mode {
 }
 
 /// The main source file; lines are found by the comments at their ends (`// here: NAME`).
-pub(super) const SOURCE: &str = include_str!("fixture.go.txt");
+pub(in crate::dwarf) const SOURCE: &str = include_str!("fixture.go.txt");
 
 /// A compiled program.
-pub(super) struct Program {
-    pub(super) debug: DebugInfo,
-    pub(super) sections: Sections,
-    pub(super) symbols: HashMap<String, u64>,
-    pub(super) version: &'static str,
-    pub(super) mode: Mode,
+pub(in crate::dwarf) struct Program {
+    pub(in crate::dwarf) debug: DebugInfo,
+    pub(in crate::dwarf) sections: Sections,
+    pub(in crate::dwarf) symbols: HashMap<String, u64>,
+    pub(in crate::dwarf) version: &'static str,
+    pub(in crate::dwarf) mode: Mode,
 }
 
 /// The sections of an ELF file whose debug data is not compressed.
-pub(super) fn sections_of(path: &Path) -> (Sections, HashMap<String, u64>) {
+pub(in crate::dwarf) fn sections_of(path: &Path) -> (Sections, HashMap<String, u64>) {
     let data = std::fs::read(path).unwrap();
     let file = object::File::parse(&*data).unwrap();
     let section = |name: &str| {
@@ -72,7 +72,7 @@ pub(super) fn sections_of(path: &Path) -> (Sections, HashMap<String, u64>) {
 }
 
 /// The fixture, built with that version; `None`, loudly, when that Go can't be had (a failure in CI).
-pub(super) fn program(version: &'static str, mode: Mode) -> Option<Arc<Program>> {
+pub(in crate::dwarf) fn program(version: &'static str, mode: Mode) -> Option<Arc<Program>> {
     type Programs = Mutex<HashMap<(&'static str, Mode), Option<Arc<Program>>>>;
     static PROGRAMS: OnceLock<Programs> = OnceLock::new();
     let mut programs = PROGRAMS.get_or_init(Mutex::default).lock().unwrap();
@@ -90,16 +90,29 @@ pub(super) fn program(version: &'static str, mode: Mode) -> Option<Arc<Program>>
 }
 
 /// Every version, optimised and not.
-pub(super) fn programs() -> impl Iterator<Item = Arc<Program>> {
+pub(in crate::dwarf) fn programs() -> impl Iterator<Item = Arc<Program>> {
     VERSIONS.into_iter().flat_map(|version| {
         [Mode::Optimised, Mode::Unoptimised].into_iter().filter_map(move |mode| program(version, mode))
     })
 }
 
+/// Another program, with the newest version that is at hand.
+pub(in crate::dwarf) fn other_program(mode: Mode, source: &str) -> Option<Program> {
+    let built = build("1.26.8", mode, source);
+    if let Err(why) = &built {
+        assert!(std::env::var_os("CI").is_none(), "{mode:?}: {why}");
+        eprintln!("SKIPPED {mode:?}: {why}");
+    }
+    built.ok()
+}
+
 fn build(version: &'static str, mode: Mode, source: &str) -> Result<Program, String> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-    std::fs::write(directory.path().join("go.mod"), "module example.com/fixture\n\ngo 1.21\n")
-        .map_err(|error| error.to_string())?;
+    std::fs::write(
+        directory.path().join("go.mod"),
+        format!("module example.com/fixture\n\ngo {}\n", if source == SOURCE { "1.21" } else { "1.23" }),
+    )
+    .map_err(|error| error.to_string())?;
     std::fs::write(directory.path().join("main.go"), source).map_err(|error| error.to_string())?;
     let output = PathBuf::from(directory.path()).join("program");
     let mut command = Command::new("go");
@@ -124,7 +137,7 @@ fn build(version: &'static str, mode: Mode, source: &str) -> Result<Program, Str
 }
 
 /// The number of the line with the comment `// here: NAME`.
-pub(super) fn line(name: &str) -> u32 {
+pub(in crate::dwarf) fn line(name: &str) -> u32 {
     let marker = format!("// here: {name}");
     let at =
         SOURCE.lines().position(|line| line.ends_with(&marker)).unwrap_or_else(|| panic!("no line {name}"));
@@ -133,22 +146,22 @@ pub(super) fn line(name: &str) -> u32 {
 
 impl Program {
     /// `go1.26.8 Optimised`, for messages.
-    pub(super) fn name(&self) -> String {
+    pub(in crate::dwarf) fn name(&self) -> String {
         format!("go{} {:?}", self.version, self.mode)
     }
 
-    pub(super) fn minor(&self) -> u32 {
+    pub(in crate::dwarf) fn minor(&self) -> u32 {
         self.version.split('.').nth(1).unwrap().parse().unwrap()
     }
 
-    pub(super) fn main_file(&self) -> Arc<str> {
+    pub(in crate::dwarf) fn main_file(&self) -> Arc<str> {
         let files = self.debug.files_matching("main.go");
         assert_eq!(files.len(), 1, "{}: {files:?}", self.name());
         Arc::clone(&files[0])
     }
 
     /// The out-of-line function of that name (the only one).
-    pub(super) fn function(&self, name: &str) -> Arc<Function> {
+    pub(in crate::dwarf) fn function(&self, name: &str) -> Arc<Function> {
         let found = self.debug.functions_matching(name).unwrap();
         assert_eq!(found.len(), 1, "{} {name}: {found:?}", self.name());
         assert_eq!(found[0].functions.len(), 1, "{} {name}: {found:?}", self.name());
@@ -156,7 +169,7 @@ impl Program {
     }
 
     /// The first address of a line inside a function.
-    pub(super) fn address(&self, function: &Function, line: u32) -> u64 {
+    pub(in crate::dwarf) fn address(&self, function: &Function, line: u32) -> u64 {
         let file = self.main_file();
         self.debug
             .rows_of(function)
@@ -168,7 +181,7 @@ impl Program {
     }
 
     /// What is visible on the marked line of a function.
-    pub(super) fn visible(&self, function: &str, mark: &str) -> Vec<VisibleVariable> {
+    pub(in crate::dwarf) fn visible(&self, function: &str, mark: &str) -> Vec<VisibleVariable> {
         let function = self.function(function);
         let address = self.address(&function, line(mark));
         self.debug.variables_at(&function, address).unwrap()
@@ -176,7 +189,7 @@ impl Program {
 }
 
 /// The variable of that name.
-pub(super) fn named<'a>(variables: &'a [VisibleVariable], name: &str) -> &'a VisibleVariable {
+pub(in crate::dwarf) fn named<'a>(variables: &'a [VisibleVariable], name: &str) -> &'a VisibleVariable {
     variables
         .iter()
         .find(|variable| &*variable.name == name)
@@ -184,7 +197,7 @@ pub(super) fn named<'a>(variables: &'a [VisibleVariable], name: &str) -> &'a Vis
 }
 
 /// Whether the variable has all its bytes somewhere.
-pub(super) fn is_whole(variable: &VisibleVariable) -> bool {
+pub(in crate::dwarf) fn is_whole(variable: &VisibleVariable) -> bool {
     match &variable.location {
         VariableLocation::Pieces(pieces) | VariableLocation::Heap(pieces) => {
             pieces.iter().all(|piece| piece.place != crate::dwarf::Place::Missing)

@@ -10,7 +10,7 @@ fn times_on_a_large_program() {
     let Some(path) = std::env::var_os("RIPTRACE_MEASURE") else { return };
     let (sections, _) = sections_of(std::path::Path::new(&path));
     let time = |what: &str, started: Instant| {
-        eprintln!("{what:40} {:>9.3} ms", started.elapsed().as_secs_f64() * 1e3)
+        eprintln!("{what:40} {:>9.3} ms", started.elapsed().as_secs_f64() * 1e3);
     };
     eprintln!(
         ".debug_info {} MB, .debug_line {} MB",

@@ -332,3 +332,97 @@ fn scope_and_place_can_be_asked_for_at_different_addresses() {
     let at = program.debug.variables_at(&function, scope).unwrap();
     assert_eq!(described(&program, &between), described(&program, &at));
 }
+
+#[test]
+fn nothing_is_read_before_it_is_stored() {
+    for program in programs().filter(|program| program.mode == Mode::Unoptimised) {
+        // The stack slots of a closure's variables and of named results are filled behind the prologue.
+        let closure = program.function("main.closures.func1");
+        for variable in program.debug.variables_at(&closure, closure.entry).unwrap() {
+            let expected = match variable.role {
+                Role::Argument => matches!(variable.location, VariableLocation::Pieces(_)),
+                _ if program.minor() < 23 => !is_whole(&variable),
+                _ => matches!(variable.location, VariableLocation::Closure { .. }),
+            };
+            assert!(expected, "{}: {variable:?}", program.name());
+        }
+        let function = program.function("main.loops");
+        let at_entry = program.debug.variables_at(&function, function.entry).unwrap();
+        assert!(!is_whole(named(&at_entry, "longest")), "{}: {at_entry:?}", program.name());
+        assert!(is_whole(named(&program.visible("main.loops", "in loop"), "longest")), "{}", program.name());
+    }
+}
+
+const RANGE_AND_C: &str = r#"package main
+
+/*
+typedef struct { int a; double b; unsigned char c[4]; } cs;
+static __attribute__((noinline)) int cadd(cs *s, int k) { int r = s->a + k; s->a = r; return r; }
+*/
+import "C"
+import "fmt"
+
+func seq(yield func(int) bool) {
+	for i := 0; i < 3; i++ {
+		if !yield(i) {
+			return
+		}
+	}
+}
+
+//go:noinline
+func walk(n int, s string) (total int) {
+	limit := n * 2
+	for v := range seq {
+		total += v
+		w := v + limit
+		fmt.Println(v, w, s, total)
+	}
+	return total
+}
+
+func main() {
+	var s C.cs
+	s.a = 3
+	x := C.int(4)
+	r := C.cadd(&s, x)
+	fmt.Println(r, s, x, walk(3, "x"))
+}
+"#;
+
+#[test]
+fn the_body_of_a_range_over_func_shows_the_enclosing_function_s_variables() {
+    let Some(program) = super::fixture::other_program(Mode::Unoptimised, RANGE_AND_C) else { return };
+    let body = program.function("main.walk-range1");
+    let line =
+        u32::try_from(RANGE_AND_C.lines().position(|line| line.contains("Println(v")).unwrap()).unwrap() + 1;
+    // With C in the program the main file is a copy that the go command made; its line numbers are the source's.
+    let address =
+        program.debug.rows_of(&body).unwrap().into_iter().find(|row| row.line == line).unwrap().address;
+    let variables = program.debug.variables_at(&body, address).unwrap();
+    let mut found = described(&program, &variables);
+    found.sort_by_key(|(name, ..)| name.clone());
+    let expected = [
+        ("limit", Role::Captured, "int"),
+        ("s", Role::Captured, "string"),
+        ("total", Role::Captured, "int"),
+        ("v", Role::Argument, "int"),
+        ("w", Role::Local, "int"),
+    ];
+    assert_eq!(found, expected.map(|(name, role, ty)| (name.to_owned(), role, ty.to_owned())));
+    assert!(variables.iter().all(is_whole), "{variables:?}");
+}
+
+#[test]
+fn c_functions_exist_without_variables_and_c_types_have_sizes() {
+    let Some(program) = super::fixture::other_program(Mode::Optimised, RANGE_AND_C) else { return };
+    let found = program.debug.functions_matching("cadd").unwrap();
+    let function = &found[0].functions[0];
+    assert!(!function.is_go);
+    assert_eq!(program.debug.variables_at(function, function.entry).unwrap(), []);
+    assert_eq!(program.debug.cfa_from_sp(function.entry), Some(8));
+    let main = program.function("main.main");
+    let s = program.debug.variables_at(&main, main.ranges[0].end - 1).unwrap();
+    let ty = program.debug.get(program.debug.type_named("main._Ctype_int").unwrap());
+    assert_eq!((ty.bytes, ty.kind), (4, crate::golang::types::Kind::Int32), "{s:?}");
+}
