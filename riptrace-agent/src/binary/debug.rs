@@ -4,19 +4,21 @@ use std::{
     env,
     fmt::Write,
     fs::File,
+    io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use flate2::Crc;
+use flate2::CrcReader;
 
 use crate::{
     binary::{
         cache::{Cache, CacheKey, kind},
         debuginfod,
         elf::{Elf, Section},
-        executable::{BinaryError, Executable, map_file},
+        executable::{BinaryError, Executable},
         inflate::{self, Compressed, InflateError},
     },
     dwarf::Sections,
@@ -212,7 +214,6 @@ impl Executable {
         let Some(key) = self.debug_key().get() else { return };
         let plan = [("index", index.len() as u64)];
         let stored = options.cache.store(key, kind::INDEX, &plan, |file, offsets| {
-            use std::os::unix::fs::FileExt;
             offsets.iter().try_for_each(|offset| file.write_all_at(index, *offset))
         });
         if let Err(error) = stored {
@@ -354,11 +355,11 @@ fn has_dwarf(elf: &Elf) -> bool {
         .any(|section| !section.no_bits && section.bytes > 0)
 }
 
+/// The checksum that a debug link names, read through a small buffer: the file may be large.
 fn crc32(path: &Path) -> Option<u32> {
-    let file = File::open(path).ok()?;
-    let mut crc = Crc::new();
-    crc.update(&map_file(&file).ok()?);
-    Some(crc.sum())
+    let mut reader = CrcReader::new(File::open(path).ok()?);
+    io::copy(&mut reader, &mut io::sink()).ok()?;
+    Some(reader.crc().sum())
 }
 
 /// The build and the place of every debug section: `strip` keeps the build id, so that alone does not name the data.

@@ -9,7 +9,9 @@ pub mod elf;
 pub mod executable;
 pub mod inflate;
 pub mod process;
+mod runtime;
 
 pub use debug::{DebugMissing, DebugOptions, Progress, Stage};
 pub use executable::{BinaryError, Executable, FileIdentity};
 pub use process::Process;
+pub use runtime::Itab;
