@@ -20,6 +20,7 @@ use super::{
     time,
     value::Decoder,
 };
+use crate::golang::types::{GoType, TypeId};
 
 /// Function name of a frame outside the binary.
 const UNKNOWN_FUNCTION: &str = "?";
@@ -34,11 +35,13 @@ pub(super) fn decode(bytes: &[u8], context: &DecodeContext<'_>) -> Result<Decode
     }
     let memory = Memory::new(&record, context.limits.max_depth, context.symbols);
     let root = Root::new(record.root.data, &record.header, &context.plan.windows);
-    let assembled: Vec<Assembled<'_>> = context
+    let types = real_types(root, &memory, context);
+    let assembled: Vec<(Assembled<'_>, TypeId)> = context
         .plan
         .variables
         .iter()
-        .map(|variable| root.assemble(variable, context.types.get(variable.ty).bytes, &memory))
+        .zip(types)
+        .map(|(variable, ty)| (root.assemble(variable, context.types.get(variable.ty).bytes, &memory), ty))
         .collect();
 
     let mut decoder = Decoder::new(context, &memory);
@@ -59,9 +62,35 @@ pub(super) fn decode(bytes: &[u8], context: &DecodeContext<'_>) -> Result<Decode
     Ok(Decoded { hit, unknown_types, unknown_code })
 }
 
+/// The variables' types; in an instantiated generic function the real ones, as far as its dictionary tells them.
+fn real_types(root: Root<'_>, memory: &Memory<'_>, context: &DecodeContext<'_>) -> Vec<TypeId> {
+    let mut types: Vec<TypeId> = context.plan.variables.iter().map(|variable| variable.ty).collect();
+    let Some(plan) = &context.plan.dictionary else { return types };
+    let Some(dictionary) = root.word(plan.word).map(|address| memory.link_address(address)) else {
+        return types;
+    };
+    for (variable, index) in &plan.variables {
+        let real = dictionary
+            .checked_add(u64::from(*index) * 8)
+            .and_then(|entry| context.symbols.pointer(entry))
+            .and_then(|runtime_type| context.types.by_runtime_type(runtime_type));
+        // A shape type and the real one have the same layout; anything else is not the real one.
+        if let (Some(ty), Some(real)) = (types.get_mut(*variable), real)
+            && same_layout(&context.types.get(*ty), &context.types.get(real))
+        {
+            *ty = real;
+        }
+    }
+    types
+}
+
+fn same_layout(shape: &GoType, real: &GoType) -> bool {
+    shape.bytes == real.bytes && shape.kind == real.kind
+}
+
 fn decode_variables<'a>(
     decoder: &mut Decoder<'a>,
-    assembled: &'a [Assembled<'a>],
+    assembled: &'a [(Assembled<'a>, TypeId)],
     each_whole: bool,
 ) -> Vec<Variable> {
     decoder
@@ -70,12 +99,12 @@ fn decode_variables<'a>(
         .variables
         .iter()
         .zip(assembled)
-        .map(|(planned, assembled)| {
+        .map(|(planned, (assembled, ty))| {
             if each_whole {
                 decoder.forget_shown();
             }
             decoder.budget.take(planned.name.len() + 64);
-            let value = decoder.value(planned.ty, assembled.view());
+            let value = decoder.value(*ty, assembled.view());
             Variable { name: Arc::clone(&planned.name), role: planned.role, value }
         })
         .collect()

@@ -96,9 +96,17 @@ impl<'a> Decoder<'a> {
         // runtime.itab: interface type, then the dynamic type. It is never freed and never changes.
         let wanted =
             Wanted { address: itab.wrapping_add(8), type_index: Some(TYPE_ITAB), bytes: 8, deeper: false };
-        match self.memory.find(wanted, from)?.u64(0)? {
-            0 => Err(Lack::Unavailable(Unavailable::Fault)),
-            address => Ok(address),
+        match self.memory.find(wanted, from).and_then(|view| view.u64(0)) {
+            Ok(0) => Err(Lack::Unavailable(Unavailable::Fault)),
+            Ok(address) => Ok(address),
+            Err(lack) => {
+                let type_word = self.memory.link_address(wanted.address);
+                self.context
+                    .symbols
+                    .pointer(type_word)
+                    .map(|address| self.memory.run_time_address(address))
+                    .ok_or(lack)
+            }
         }
     }
 

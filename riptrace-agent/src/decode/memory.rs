@@ -248,6 +248,11 @@ impl<'a> Memory<'a> {
         address.wrapping_sub(self.load_bias)
     }
 
+    /// The run-time address of a link-time address.
+    pub(super) fn run_time_address(&self, link_address: u64) -> u64 {
+        link_address.wrapping_add(self.load_bias)
+    }
+
     /// What the record holds from an address on: all that is wanted, or less, or why nothing. `from`: where the
     /// pointer lies.
     pub(super) fn find(&self, wanted: Wanted, from: Origin) -> Result<View<'a>, Lack> {
@@ -297,7 +302,7 @@ impl<'a> Memory<'a> {
     }
 
     fn best_chunk(&self, wanted: Wanted) -> Option<&ChunkData<'a>> {
-        let mut best: Option<(&ChunkData<'a>, (u64, bool, bool, u8))> = None;
+        let mut best: Option<(&ChunkData<'a>, _)> = None;
         let behind = self.chunks.partition_point(|chunk| chunk.header.address <= wanted.address);
         for index in (0..behind).rev() {
             if self.ends.get(index).is_none_or(|end| *end <= wanted.address) {

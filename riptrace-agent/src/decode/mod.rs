@@ -23,6 +23,8 @@ mod root;
 mod symbols;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub(crate) mod time;
 mod value;
 

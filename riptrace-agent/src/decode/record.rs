@@ -99,11 +99,8 @@ impl<'r> Record<'r> {
         let stack_bytes = (header.stack_frames as usize).saturating_mul(8);
         let mut stack_cursor = Cursor::new(whole, total);
         stack_cursor.offset = stack_offset;
-        let stack = stack_cursor
-            .take("the stack", stack_bytes)?
-            .chunks_exact(8)
-            .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
-            .collect();
+        let (frames, _) = stack_cursor.take("the stack", stack_bytes)?.as_chunks();
+        let stack = frames.iter().map(|frame| u64::from_le_bytes(*frame)).collect();
 
         let mut cursor = Cursor::new(whole, stack_offset);
         cursor.offset = HEADER_BYTES;

@@ -98,6 +98,15 @@ impl<'a> Root<'a> {
         Ok(holder.part(at, size))
     }
 
+    /// The word at a root offset, if it was captured and is not null.
+    pub(super) fn word(self, word: u32) -> Option<u64> {
+        if self.word_faulted(word) {
+            return None;
+        }
+        let word = View::new(self.bytes, Lack::BAD_DEBUG_INFO, Origin::ROOT).u64(u64::from(word)).ok()?;
+        Some(word).filter(|word| *word != 0)
+    }
+
     fn through(
         self,
         word: u32,

@@ -32,6 +32,13 @@ pub trait Symbols {
     /// Bytes of the file that can't have changed in the process: from segments that are never writable.
     fn read_only(&self, link_address: u64, bytes: usize) -> Option<&[u8]>;
 
+    /// The link-time address that a pointer of the binary's constant data holds (relocations applied).
+    fn pointer(&self, link_address: u64) -> Option<u64> {
+        let bytes = self.read_only(link_address, 8)?.first_chunk()?;
+        // A linker that leaves the value to a relocation writes zero here.
+        Some(u64::from_le_bytes(*bytes)).filter(|address| *address != 0)
+    }
+
     /// What lies in the closure object of the function that is entered at this address.
     fn closure(&self, code: u64) -> Option<ClosureLayout>;
 

@@ -1,6 +1,9 @@
 //! One Go value after the other: bytes and a type in, a [`Value`] out.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use riptrace_common::wire::{
@@ -28,6 +31,8 @@ pub(super) struct Decoder<'a> {
     pub(super) budget: Budget,
     /// Objects that a pointer of this variable (or hit) already shows.
     shown: HashSet<(u64, TypeId)>,
+    /// Time zones, which many times share.
+    locations: HashMap<u64, Value>,
     pub(super) unknown_types: Vec<u64>,
     pub(super) unknown_code: Vec<u64>,
 }
@@ -39,6 +44,7 @@ impl<'a> Decoder<'a> {
             memory,
             budget: Budget::new(),
             shown: HashSet::new(),
+            locations: HashMap::new(),
             unknown_types: Vec::new(),
             unknown_code: Vec::new(),
         }
@@ -98,7 +104,8 @@ impl<'a> Decoder<'a> {
         if let Err(lack) = filled {
             lack.label(&mut value);
         }
-        if let Some(text) = display::of(&value, &go_type, self.context.symbols)
+        let lookups = display::Lookups { symbols: self.context.symbols, locations: &self.locations };
+        if let Some(text) = display::of(&value, &go_type, lookups)
             && self.budget.take(text.len().saturating_mul(2))
         {
             value.display = Some(text);
@@ -309,6 +316,9 @@ impl<'a> Decoder<'a> {
         value.torn = object.origin.torn;
         let pointee = self.value(elem, object);
         self.budget.leave(NESTING_ELEM);
+        if pointee.type_name.as_deref() == Some(display::LOCATION_TYPE) {
+            self.locations.insert(address, pointee.clone());
+        }
         value.elem = Some(Box::new(pointee));
         Ok(())
     }

@@ -336,6 +336,7 @@ fn has_content(value: &Value) -> bool {
         || value.function.is_some()
         || value.captures.is_some()
         || value.display.is_some()
+        || (value.kind == Some(Kind::Chan) && value.len.is_some())
         || (value.kind == Some(Kind::UnsafePointer) && value.addr.is_some())
 }
 

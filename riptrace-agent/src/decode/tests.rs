@@ -1,0 +1,6 @@
+//! Decoding against records that are built by hand.
+
+mod displays;
+mod maps;
+mod robust;
+mod values;
