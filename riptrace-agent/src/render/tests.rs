@@ -1,0 +1,176 @@
+//! What the terminal and the JSON stream show.
+
+use std::sync::Arc;
+
+use riptrace_common::wire::{
+    event::{
+        Attached, DetachReason, Detached, ErrorEvent, Event, Frame, Hit, Location, Role, SiteInfo, Stats,
+        Trigger, Variable, VariableInfo,
+    },
+    number::{Address, Scalar},
+    value::{Field, Kind, Limit, Truncated, Unavailable, Value},
+};
+
+use super::{
+    json,
+    text::{self, TextOptions},
+};
+
+fn location() -> Location {
+    Location {
+        file: Arc::from("/src/orders/handler.go"),
+        line: 42,
+        function: Arc::from("main.(*Server).Place"),
+        pc: Address(0x4a_1b2c),
+        inlined_into: Some(Arc::from("main.main")),
+    }
+}
+
+fn string(text: &str) -> Value {
+    Value {
+        value: Some(Scalar::Text(text.to_owned())),
+        len: Some(text.len() as u64),
+        ..Value::of(Arc::from("string"), Kind::String)
+    }
+}
+
+fn hit() -> Hit {
+    let int = |number| Value { value: Some(Scalar::Int(number)), ..Value::of(Arc::from("int"), Kind::Int) };
+    let items = Value {
+        len: Some(15),
+        cap: Some(16),
+        elems: Some(vec![string("a"), string("bb"), string("ccc")]),
+        truncated: Some(Truncated { by: Limit::MaxItems, captured: 3 }),
+        ..Value::of(Arc::from("[]string"), Kind::Slice)
+    };
+    let field = |name: &str, value| Field { name: Arc::from(name), embedded: false, value };
+    let order = Value {
+        fields: Some(vec![
+            field("ID", int(7)),
+            field("Name", string("wid\u{1b}[31mget\u{9b}2J")),
+            field("Items", items),
+            field(
+                "Price",
+                Value::unavailable(Arc::from("float64"), Kind::Float64, Unavailable::RegisterFloat),
+            ),
+        ]),
+        ..Value::of(Arc::from("main.Order"), Kind::Struct)
+    };
+    let pointer = Value {
+        addr: Some(Address(0xc0_0001_2018)),
+        elem: Some(Box::new(order)),
+        ..Value::of(Arc::from("*main.Order"), Kind::Pointer)
+    };
+    let error = Value {
+        elem: Some(Box::new(Value {
+            display: Some("boom\n\u{1b}]0;x\u{7}".to_owned()),
+            ..Value::of(Arc::from("*errors.errorString"), Kind::Pointer)
+        })),
+        display: Some("boom\n\u{1b}]0;x\u{7}".to_owned()),
+        ..Value::of(Arc::from("error"), Kind::Interface)
+    };
+    let gone = Value::unavailable(Arc::from("int"), Kind::Int, Unavailable::OptimizedOut);
+    let variable = |name: &str, role, value| Variable { name: Arc::from(name), role, value };
+    let frame = |function: &str, line, inlined| Frame {
+        function: Arc::from(function),
+        file: Arc::from("/src/orders/handler.go"),
+        line,
+        pc: Address(0x4a_1b2c),
+        inlined,
+    };
+    Hit {
+        session: None,
+        tracepoint: Arc::from("t_01"),
+        seq: 17,
+        host: Arc::from("node-a"),
+        boot_id: Arc::from("b0071d"),
+        agent: Arc::from("a_01"),
+        pid: 4242,
+        process_start_ns: Some(77),
+        tid: 4250,
+        process: Arc::from("orders"),
+        build_id: None,
+        container: None,
+        goroutine: Some(18),
+        parent_goroutine: Some(1),
+        system_stack: false,
+        time: "2026-11-25T12:00:00.123456789Z".to_owned(),
+        time_ns: 1_795_608_000_123_456_789,
+        ktime_ns: 123_456_789_012,
+        cpu: 1,
+        cpu_seq: 812,
+        location: location(),
+        event: Trigger::Line,
+        variables: vec![
+            variable("o", Role::Argument, pointer),
+            variable("err", Role::Local, error),
+            variable("n", Role::Local, gone),
+        ],
+        stack: Some(vec![frame("main.(*Server).Place", 42, true), frame("main.main", 9, false)]),
+        stack_truncated: true,
+    }
+}
+
+fn events() -> Vec<Event> {
+    let tracepoint: Arc<str> = Arc::from("t_01");
+    let variable = |name: &str, unavailable| VariableInfo {
+        name: Arc::from(name),
+        role: Role::Local,
+        type_name: Arc::from("int"),
+        place: "rax".to_owned(),
+        unavailable,
+    };
+    vec![
+        Event::Attached(Attached {
+            tracepoint: Arc::clone(&tracepoint),
+            requested: "handler.go:42".to_owned(),
+            executable: "/usr/bin/orders".to_owned(),
+            sites: vec![SiteInfo {
+                location: location(),
+                instruction: "push rbp".to_owned(),
+                fast: true,
+                variables: vec![
+                    variable("o", None),
+                    variable("err", None),
+                    variable("n", Some(Unavailable::OptimizedOut)),
+                ],
+            }],
+            warnings: vec!["line 42 has no code, line 43 is used".to_owned()],
+        }),
+        Event::Hit(Box::new(hit())),
+        Event::Stats(Stats {
+            tracepoint: Arc::clone(&tracepoint),
+            hits: 10,
+            emitted: 8,
+            throttled: 2,
+            mean_run_ns: 1_250,
+            seconds: 2.5,
+            ..Stats::default()
+        }),
+        Event::Detached(Detached { tracepoint, reason: DetachReason::Limit }),
+        Event::Error(ErrorEvent { tracepoint: None, message: "can't \u{1b}c\ndo it".to_owned() }),
+    ]
+}
+
+#[test]
+fn events_as_text() {
+    let options = TextOptions { utc_offset_seconds: 3_600, show_host: true };
+    let shown: String = events().iter().map(|event| text::event(event, &options)).collect();
+    assert!(shown.chars().all(|character| character == '\n' || !character.is_control()));
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn events_as_json_lines() {
+    let shown: String = events().iter().map(json::line).collect();
+    assert!(shown.chars().all(|character| character == '\n' || !character.is_control()));
+    for (line, event) in shown.lines().zip(events()) {
+        assert_eq!(serde_json::from_str::<Event>(line).unwrap(), event);
+    }
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn a_hit_alone_is_the_line_of_its_event() {
+    assert_eq!(json::hit_line(&hit()), json::line(&Event::Hit(Box::new(hit()))));
+}
