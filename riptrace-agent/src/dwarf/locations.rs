@@ -23,6 +23,8 @@ const MAX_OPERATIONS: usize = 4096;
 pub(crate) struct At {
     pub(crate) address: u64,
     pub(crate) cfa_from_sp: Option<i32>,
+    /// For a parameter: where its function is entered.
+    pub(crate) entry: Option<u64>,
 }
 
 /// Whether any of a location's entries says something about the address.
@@ -80,7 +82,8 @@ pub(crate) fn evaluate(
 
 /// Whether a list that gives one place for a value of several parts means all of them. It does in unoptimised code, where
 /// a parameter's registers stand in front of its place on the stack, and for a variable that lives on the stack only.
-/// A list that also has a single register, or other places, follows one part that is all that is left of the value.
+/// A list that also has a single register, or other places, follows one part that is all that is left of the value; so
+/// does, maybe, the list of a parameter that lies on the stack at entry already: as a whole it would need no list.
 fn is_of_whole(
     view: &View<'_>,
     unit: &Unit<'_>,
@@ -99,7 +102,11 @@ fn is_of_whole(
         let Ok(Some(entry)) = entries.next() else { break };
         match parse(view, unit, entry.data, at) {
             Some(Parsed::Pieces(pieces)) => return whole.pieces(&pieces).is_some(),
-            Some(Parsed::One(other)) => always_here &= other == place,
+            Some(Parsed::One(other)) => {
+                let at_entry =
+                    at.entry.is_some_and(|address| (entry.range.begin..entry.range.end).contains(&address));
+                always_here &= other == place && !at_entry;
+            }
             None => {}
         }
     }
@@ -344,7 +351,14 @@ mod tests {
         let view = View::new(&sections, &cache);
         let unit = view.unit(0).unwrap();
         let location = LocationAttribute::Expression(start..start + expression.len());
-        evaluate(&view, &unit, &location, At { address: 0, cfa_from_sp: Some(32) }, bytes, leaves)
+        evaluate(
+            &view,
+            &unit,
+            &location,
+            At { address: 0, cfa_from_sp: Some(32), entry: None },
+            bytes,
+            leaves,
+        )
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl DebugInfo {
         };
         let view = self.view();
         let unit = self.unit(&view, function.unit)?;
-        let at = At { address: link_address, cfa_from_sp: self.cfa_from_sp(link_address) };
+        let at = At { address: link_address, cfa_from_sp: self.cfa_from_sp(link_address), entry: None };
         Ok(Some(locations::evaluate(&view, &unit, &variable.location, at, 8, None)))
     }
 
@@ -243,7 +243,7 @@ impl DebugInfo {
             let group = group(variable);
             (group, if group == 2 { variable.decl_line } else { 0 }, index)
         });
-        let at = At { address: site.address, cfa_from_sp: self.cfa_from_sp(site.address) };
+        let at = At { address: site.address, cfa_from_sp: self.cfa_from_sp(site.address), entry: None };
         chosen
             .into_iter()
             .map(|index| {
@@ -275,6 +275,9 @@ impl DebugInfo {
 
     fn place(&self, site: &Site<'_, '_>, at: At, variable: &Variable, role: Role) -> VisibleVariable {
         let Site { view, unit, .. } = *site;
+        let is_own_parameter =
+            variable.is_parameter && !variable.is_result && variable.owner == Owner::Function;
+        let at = At { entry: is_own_parameter.then_some(site.scopes.function.entry), ..at };
         let ty = self.variable_type(view, variable.ty);
         let (name, by_address) = source_name(&variable.name);
         let described = locations::is_described(view, unit, &variable.location, at.address);
@@ -321,7 +324,7 @@ impl DebugInfo {
         location: &LocationAttribute,
     ) -> VisibleVariable {
         let ty = self.variable_type(view, ty);
-        let at = At { address: 0, cfa_from_sp: None };
+        let at = At { address: 0, cfa_from_sp: None, entry: None };
         let location = match locations::evaluate(view, unit, location, at, self.get(ty.id).bytes, None) {
             VariableLocation::Pieces(pieces)
                 if pieces.iter().any(|piece| !matches!(piece.place, super::Place::Address(_))) =>
