@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use riptrace_common::{
-    abi::program::{TYPE_CLOSURE_WORD, TYPE_ITAB},
+    abi::program::TYPE_CLOSURE_WORD,
     wire::{
         number::Address,
         value::{Field, Limit, Unavailable, Value},
@@ -11,7 +11,7 @@ use riptrace_common::{
 };
 
 use super::{
-    memory::{Lack, Origin, View, Wanted},
+    memory::{Lack, View, Wanted},
     value::{Decoder, NESTING_ELEM, NESTING_FIELDS},
 };
 use crate::{
@@ -36,7 +36,8 @@ impl<'a> Decoder<'a> {
             value.nil = true;
             return Ok(());
         }
-        let type_address = if with_methods { self.itab_type(first_word, view.origin)? } else { first_word };
+        let type_address =
+            if with_methods { self.memory.itab_type(first_word, view.origin)? } else { first_word };
         let link_address = self.memory.link_address(type_address);
         let Some(ty) = self.context.types.by_runtime_type(link_address) else {
             self.report_unknown_type(link_address);
@@ -88,24 +89,6 @@ impl<'a> Decoder<'a> {
                     self.report_unknown_type(link_address);
                 }
                 self.lacking(ty, lack)
-            }
-        }
-    }
-
-    fn itab_type(&self, itab: u64, from: Origin) -> Result<u64, Lack> {
-        // runtime.itab: interface type, then the dynamic type. It is never freed and never changes.
-        let wanted =
-            Wanted { address: itab.wrapping_add(8), type_index: Some(TYPE_ITAB), bytes: 8, deeper: false };
-        match self.memory.find(wanted, from).and_then(|view| view.u64(0)) {
-            Ok(0) => Err(Lack::Unavailable(Unavailable::Fault)),
-            Ok(address) => Ok(address),
-            Err(lack) => {
-                let type_word = self.memory.link_address(wanted.address);
-                self.context
-                    .symbols
-                    .pointer(type_word)
-                    .map(|address| self.memory.run_time_address(address))
-                    .ok_or(lack)
             }
         }
     }
@@ -239,25 +222,35 @@ impl<'a> Decoder<'a> {
         }
         let wanted = Wanted { address: closure, type_index: None, bytes: layout.bytes, deeper: true };
         let object = self.memory.find(wanted, view.origin);
-        if object.is_ok_and(|object| object.is_behind_end(layout.bytes))
+        let mut beyond = UNKNOWN_TYPE;
+        if view.origin.depth >= self.context.limits.max_depth {
+            // The kernel side takes the code address at any depth, what was captured not.
+            beyond = Lack::Limit(Limit::MaxDepth);
+        } else if object.is_ok_and(|object| object.is_behind_end(layout.bytes))
             && !self.unknown_code.contains(&link_code)
         {
             self.unknown_code.push(link_code);
         }
-        let captures = layout.captured.iter().map(|captured| self.captured(captured, object)).collect();
+        let captures =
+            layout.captured.iter().map(|captured| self.captured(captured, object, beyond)).collect();
         self.budget.leave(NESTING_FIELDS);
         value.captures = Some(captures);
         Ok(())
     }
 
-    fn captured(&mut self, captured: &CapturedVariable, object: Result<View<'a>, Lack>) -> Field {
+    fn captured(
+        &mut self,
+        captured: &CapturedVariable,
+        object: Result<View<'a>, Lack>,
+        beyond: Lack,
+    ) -> Field {
         self.budget.take(captured.name.len() + 32);
         let size = self.get(captured.ty).bytes;
         let place = object.and_then(|object| {
             let length = if captured.by_reference { 8 } else { size };
             let part = object.part(captured.offset, length);
             if part.is_behind_end(length) {
-                return Err(UNKNOWN_TYPE);
+                return Err(beyond);
             }
             if captured.by_reference {
                 return self.object(captured.ty, part.u64(0)?, part.origin, true);

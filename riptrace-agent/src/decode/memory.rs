@@ -3,11 +3,11 @@
 //! A chunk is a copy of memory, so any chunk that covers an address range answers for it, whatever type it was
 //! captured as. The type index only decides between several, and says what the kernel side followed from there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use riptrace_common::{
     abi::{
-        program::{TYPE_FIRST, TYPE_UNKNOWN},
+        program::{TYPE_FIRST, TYPE_ITAB, TYPE_UNKNOWN},
         record::{CHUNK_CUT_BYTES, CHUNK_FAULT, CHUNK_TORN, FLAG_BYTES_EXHAUSTED, FLAG_STEPS_EXHAUSTED},
     },
     wire::value::{Limit, Truncated, Unavailable, Value},
@@ -192,8 +192,11 @@ pub(super) struct Memory<'a> {
     chunks: Vec<ChunkData<'a>>,
     /// For each chunk the largest end of it and all before it: bounds the search for what covers an address.
     ends: Vec<u64>,
-    /// Addresses that could not be read, by type index.
-    faults: HashMap<u64, u32>,
+    /// Addresses that could not be read.
+    faults: HashSet<u64>,
+    /// Type words of itabs, by the itab's address; `None`: unreadable. The kernel side labels these chunks with the
+    /// itab, not with the second word of it that they hold, so they say nothing about the bytes at their address.
+    itabs: HashMap<u64, Option<u64>>,
     flags: u32,
     load_bias: u64,
     max_depth: u32,
@@ -215,11 +218,17 @@ pub(super) struct Wanted {
 
 impl<'a> Memory<'a> {
     pub(super) fn new(record: &Record<'a>, max_depth: u32, symbols: &'a dyn Symbols) -> Self {
-        let mut faults = HashMap::new();
+        let mut faults = HashSet::new();
+        let mut itabs = HashMap::new();
         let mut chunks = Vec::with_capacity(record.chunks.len());
         for chunk in &record.chunks {
-            if chunk.header.flags & CHUNK_FAULT != 0 {
-                faults.insert(chunk.header.address, chunk.header.type_index);
+            if chunk.header.type_index == TYPE_ITAB {
+                itabs.insert(
+                    chunk.header.address,
+                    chunk.data.first_chunk().map(|word| u64::from_le_bytes(*word)),
+                );
+            } else if chunk.header.flags & CHUNK_FAULT != 0 {
+                faults.insert(chunk.header.address);
             } else if chunk.header.address != 0 {
                 chunks.push(*chunk);
             }
@@ -236,6 +245,7 @@ impl<'a> Memory<'a> {
             chunks,
             ends,
             faults,
+            itabs,
             flags: record.header.flags,
             load_bias: record.header.load_bias,
             max_depth,
@@ -291,6 +301,22 @@ impl<'a> Memory<'a> {
         Err(lack)
     }
 
+    /// The runtime type that an itab names. `from`: where the interface lies.
+    pub(super) fn itab_type(&self, itab: u64, from: Origin) -> Result<u64, Lack> {
+        if let Some(type_word) = self.itabs.get(&itab).copied().flatten().filter(|word| *word != 0) {
+            return Ok(type_word);
+        }
+        // runtime.itab: interface type, then the dynamic type. It is never freed and never changes.
+        let address = itab.wrapping_add(8);
+        if let Some(link_address) = self.symbols.pointer(self.link_address(address)) {
+            return Ok(self.run_time_address(link_address));
+        }
+        if self.itabs.contains_key(&itab) {
+            return Err(Lack::Unavailable(Unavailable::Fault));
+        }
+        self.find(Wanted { address, type_index: None, bytes: 8, deeper: false }, from)?.u64(0)
+    }
+
     /// Whether an object of exactly this type was captured at exactly this address.
     pub(super) fn has_chunk(&self, address: u64, type_index: u32) -> bool {
         let first = self.chunks.partition_point(|chunk| chunk.header.address < address);
@@ -330,7 +356,7 @@ impl<'a> Memory<'a> {
     }
 
     fn lack(&self, wanted: Wanted, from: Origin) -> Lack {
-        if self.faults.contains_key(&wanted.address) {
+        if self.faults.contains(&wanted.address) {
             Lack::Unavailable(Unavailable::Fault)
         } else if wanted.deeper && from.depth >= self.max_depth {
             Lack::Limit(Limit::MaxDepth)

@@ -186,7 +186,7 @@ pub const TYPE_CLOSURE_WORD: u32 = 1;
 /// agent decodes it by its type word. `TYPES[2]`.
 pub const TYPE_UNKNOWN: u32 = 2;
 /// Chunk type of the type word behind an itab (8 bytes, the `*abi.Type`), so that the agent knows the dynamic type
-/// without reading the process. `TYPES[3]`.
+/// without reading the process. The chunk's address is the itab's, its data the itab's second word. `TYPES[3]`.
 pub const TYPE_ITAB: u32 = 3;
 /// The first index that plans may use.
 pub const TYPE_FIRST: u32 = 16;

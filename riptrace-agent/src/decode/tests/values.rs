@@ -323,7 +323,7 @@ fn interfaces_show_what_they_hold() {
         (any, of(BIAS + POINTER_TYPE, 0), "interface {}(*int) nil", vec![]),
         (
             error,
-            of(HEAP_2, HEAP).chunk(HEAP_2 + 8, TYPE_ITAB, &words(&[BIAS + INT_TYPE])).chunk(
+            of(HEAP_2, HEAP).chunk(HEAP_2, TYPE_ITAB, &words(&[BIAS + INT_TYPE])).chunk(
                 HEAP,
                 index(int),
                 &words(&[7]),
@@ -331,7 +331,7 @@ fn interfaces_show_what_they_hold() {
             "error(int) 7",
             vec![],
         ),
-        (error, of(HEAP_2, HEAP).fault(HEAP_2 + 8, TYPE_ITAB), "(unreadable memory)", vec![]),
+        (error, of(HEAP_2, HEAP).fault(HEAP_2, TYPE_ITAB), "(unreadable memory)", vec![]),
         (any, of(BIAS + 0x7777, HEAP), "(unknown type)", vec![0x7777]),
         // Known here, but not to the kernel side.
         (
