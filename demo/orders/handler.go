@@ -49,7 +49,7 @@ func (s *Server) place(w http.ResponseWriter, r *http.Request) {
 		order.Receipt, err = s.payments.Charge(r.Context(), order, request.Card)
 	}
 	scarce := scarceArticles(remaining)
-	s.settle(order, err) // tracepoint: order, remaining, scarce, err and placed are live here
+	s.settle(order, err) // tracepoint: order, remaining, scarce and err are live here
 
 	if len(scarce) > 0 {
 		s.logger.Debug("stock is low", "articles", scarce, "remaining", remaining, "order", order.ID)

@@ -58,14 +58,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let payments = start(&folder, "payments", &[])?;
     let orders =
         start(&folder, "orders", &["-inventory", &inventory.address, "-payments", &payments.address])?;
-    let load = start_quiet(&folder, "load", &["-target", &orders.address])?;
+    let load = start_quiet(&folder, "load", &["-orders", &orders.address])?;
     let line = probed_line(&sh::root().join("demo/orders/handler.go"))?;
     let location = format!("orders/handler.go:{line}");
     let pid = orders.service.child.id().to_string();
     let limit = options.limit.to_string();
-    let arguments = ["probe", "--pid", &pid, &location, "--limit", &limit, "--timeout", "30s"];
+    let mut arguments = vec!["probe", "--pid", &pid, &location, "--limit", &limit, "--timeout", "30s"];
+    arguments.extend(["order", "remaining", "scarce", "err"].iter().flat_map(|name| ["--capture", name]));
     sh::say(&format!("{} {}", riptrace.display(), arguments.join(" ")));
-    let result = sh::run(Command::new(&riptrace).args(arguments));
+    let result = sh::run(Command::new(&riptrace).args(&arguments));
     for service in [load, orders.service, payments.service, inventory.service] {
         let name = service.name;
         drop(service);
@@ -112,6 +113,6 @@ fn start_quiet(folder: &Path, name: &'static str, arguments: &[&str]) -> Result<
 /// The line that the demo's source marks for the probe.
 fn probed_line(file: &Path) -> Result<usize> {
     let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let index = text.lines().position(|line| line.contains("// riptrace: probe this line"));
+    let index = text.lines().position(|line| line.contains("// tracepoint:"));
     index.map(|index| index + 1).with_context(|| format!("{} marks no line", file.display()))
 }

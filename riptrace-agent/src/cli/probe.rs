@@ -29,6 +29,8 @@ use crate::{
 
 /// How often the ring is drained.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(10);
+/// Characters of one variable's text.
+const MAX_VALUE_CHARS: usize = 1000;
 /// How often the processes are looked at.
 const PROCESS_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -167,7 +169,11 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         tracer,
         arguments,
         output: Output::default(),
-        text: TextOptions { utc_offset_seconds: utc_offset_seconds(), show_host: false },
+        text: TextOptions {
+            utc_offset_seconds: utc_offset_seconds(),
+            show_host: false,
+            max_value_chars: Some(MAX_VALUE_CHARS),
+        },
         armed: Vec::new(),
         printed: 0,
         reader: Reader::There,

@@ -19,4 +19,6 @@ pub struct TextOptions {
     pub utc_offset_seconds: i32,
     /// Whether the line of a hit names the host.
     pub show_host: bool,
+    /// Characters of one variable's text; `None`: all.
+    pub max_value_chars: Option<usize>,
 }

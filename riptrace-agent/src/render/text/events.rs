@@ -51,7 +51,8 @@ pub fn hit(hit: &Hit, options: &TextOptions) -> String {
     }
     let _ = writeln!(out, ", {}[{}]", plain(&hit.process), hit.pid);
     for variable in &hit.variables {
-        let _ = writeln!(out, "{INDENT}{} = {}", plain(&variable.name), value(&variable.value));
+        let shown = shortened(value(&variable.value), options.max_value_chars);
+        let _ = writeln!(out, "{INDENT}{} = {shown}", plain(&variable.name));
     }
     if let Some(stack) = &hit.stack {
         let _ = writeln!(out, "{INDENT}stack:");
@@ -63,6 +64,16 @@ pub fn hit(hit: &Hit, options: &TextOptions) -> String {
         }
     }
     out
+}
+
+/// A value's text, cut for people: nobody reads ten pages of one variable, and JSON has them all.
+fn shortened(mut text: String, max_chars: Option<usize>) -> String {
+    if let Some((cut, _)) = max_chars.and_then(|max| text.char_indices().nth(max)) {
+        let rest = text[cut..].chars().count();
+        text.truncate(cut);
+        let _ = write!(text, " … ({rest} more characters; --json or --capture shows them)");
+    }
+    text
 }
 
 fn frame_text(frame: &Frame) -> String {
