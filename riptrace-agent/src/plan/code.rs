@@ -165,7 +165,7 @@ impl FlowGraph {
             let mut to: Vec<Node> = Vec::new();
             match instruction.flow_control() {
                 FlowControl::Next | FlowControl::IndirectCall | FlowControl::XbeginXabortXend => {
-                    to.extend(next)
+                    to.extend(next);
                 }
                 FlowControl::Call => {
                     let target = instruction.near_branch_target();
@@ -364,3 +364,6 @@ pub(crate) fn is_emulated(bytes: &[u8]) -> bool {
 pub(crate) fn bytes_of<'a>(reader: &'a dyn CodeReader, instruction: &Instruction) -> Option<&'a [u8]> {
     reader.code(instruction.ip(), instruction.len())
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -184,3 +184,6 @@ fn leads_to_growth(reader: &dyn CodeReader, graph: &FlowGraph, from: Node) -> bo
     }
     false
 }
+
+#[cfg(test)]
+mod tests;

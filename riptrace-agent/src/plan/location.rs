@@ -237,3 +237,6 @@ fn nearest_lines(lines: &[u32]) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
