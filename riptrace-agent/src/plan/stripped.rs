@@ -102,7 +102,7 @@ fn described(function: &pclntab::Function<'_>) -> Function {
     let own = function.frames(function.entry).into_iter().next_back();
     Function {
         name: Arc::from(function.name()),
-        ranges: Vec::from([function.entry..function.end]),
+        ranges: std::iter::once(function.entry..function.end).collect(),
         entry: function.entry,
         decl_file: own.map(|frame| Arc::from(frame.file)),
         decl_line: Some(function.start_line()).filter(|&line| line > 0),
