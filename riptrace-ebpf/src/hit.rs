@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::pt_regs;
 use riptrace_common::abi::{
     ABI_VERSION,
-    program::{SITE_ENABLED, SITE_HAS_CFA, Site, TRACEPOINT_ENABLED, Tracepoint},
+    program::{SITE_ENABLED, Site, TRACEPOINT_ENABLED, Tracepoint},
     record::{FLAG_GOROUTINE, FLAG_SYSTEM_STACK},
 };
 
@@ -92,9 +92,11 @@ unsafe fn capture(
     unsafe {
         let walk = &raw mut (*scratch).walk;
         let bias = interp::clear_header(scratch, registers, site);
-        interp::begin(scratch, site, tracepoint, bias);
+        interp::begin(scratch, site, tracepoint, registers, bias);
         regs::copy(context, scratch::at(scratch, interp::ROOT_DATA.into()));
-        let Some(window_faults) = interp::windows(scratch, site, bias, registers.sp) else { return 0 };
+        if !interp::windows(scratch) {
+            return 0;
+        }
 
         let header = scratch::header(scratch);
         if let Some(image) = IMAGES.get(site.image) {
@@ -102,14 +104,13 @@ unsafe fn capture(
             (*walk).flags |= flags;
             (*walk).stack_hi = stack_hi;
             let on_goroutine_stack = flags & (FLAG_GOROUTINE | FLAG_SYSTEM_STACK) == FLAG_GOROUTINE;
-            if on_goroutine_stack && site.flags & SITE_HAS_CFA != 0 {
-                let cfa = registers.sp.wrapping_add(i64::from(site.cfa_from_sp).cast_unsigned());
-                (*header).frame_from_stack_hi = stack_hi.wrapping_sub(cfa);
+            if on_goroutine_stack && (*walk).cfa != 0 {
+                (*header).frame_from_stack_hi = stack_hi.wrapping_sub((*walk).cfa);
             }
         }
 
-        interp::follow(scratch, site.root_type);
-        stack::append(scratch, site, registers, tracepoint.stack_frames);
+        interp::follow(scratch);
+        stack::append(scratch, tracepoint.stack_frames);
 
         let stack_offset = (*walk).used;
         let frames = (*walk).frames;
@@ -126,7 +127,7 @@ unsafe fn capture(
         (*header).tgid = (hit.pid_tgid >> 32) as u32;
         (*header).tid = hit.pid_tgid as u32;
         (*header).cpu = hit.cpu;
-        (*header).window_faults = window_faults;
+        (*header).window_faults = (*walk).window_faults;
         total_bytes
     }
 }

@@ -8,8 +8,8 @@ use riptrace_common::abi::{
     program::{
         ACTION_EMPTY_INTERFACE, ACTION_FOLLOW, ACTION_FUNC, ACTION_INTERFACE, COUNT_MASK_PLUS_ONE,
         COUNT_OLD_BUCKETS, COUNT_ONE, COUNT_ONE_IF_ZERO, COUNT_POWER_OF_TWO, COUNT_WORD, DYNAMIC_CODE,
-        DYNAMIC_FOLLOW, DYNAMIC_FUNC, DYNAMIC_TYPE, DynamicKey, LIMIT_ITEMS, LIMIT_STRING, Site, Slot,
-        TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_TORN_CHECK, TYPE_UNKNOWN, Tracepoint, WINDOW_IMAGE,
+        DYNAMIC_FOLLOW, DYNAMIC_FUNC, DYNAMIC_TYPE, DynamicKey, LIMIT_ITEMS, LIMIT_STRING, SITE_HAS_CFA,
+        Site, Slot, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_TORN_CHECK, TYPE_UNKNOWN, Tracepoint, WINDOW_IMAGE,
         WINDOW_IMAGE_ADDRESS, WINDOW_STACK, WINDOW_STACK_ADDRESS, Window,
     },
     record::{
@@ -32,32 +32,48 @@ pub(crate) const ROOT_DATA: u32 = HEADER_BYTES + CHUNK_BYTES;
 /// The first page is never mapped: nil, small integers in pointer words, offsets from nil.
 const SMALLEST_POINTER: u64 = 4096;
 
-/// Fills the root chunk behind the register file; gives the faulting windows, or `None` if the plan is broken.
+/// Fills the root chunk behind the register file. 1: done, 0: the plan is broken.
 ///
-/// # Safety
-/// The buffer was acquired.
-#[inline(always)]
-pub(crate) unsafe fn windows(scratch: *mut Scratch, site: &Site, bias: u64, sp: u64) -> Option<u32> {
-    let mut faults = 0u32;
-    for index in 0..limits::MAX_WINDOWS_PER_SITE {
-        if index >= site.windows {
-            break;
-        }
-        let window: &Window = WINDOWS.get(site.first_window.wrapping_add(index))?;
-        let to = u64::from(ROOT_DATA) + u64::from(window.root_offset);
-        let from_stack = window.base == WINDOW_STACK || window.base == WINDOW_STACK_ADDRESS;
-        let base = if from_stack { sp } else { bias };
-        let address = base.wrapping_add(window.offset.cast_unsigned());
-        // SAFETY: the caller's.
-        unsafe {
+/// A global function, like the other parts of a capture: the verifier goes through it once, by itself, and not once
+/// for every state that the program can be in when it calls it. Linux 6.1 would not accept the whole otherwise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn riptrace_windows(scratch: *mut Scratch) -> i64 {
+    if scratch.is_null() {
+        return 0;
+    }
+    // SAFETY: `windows`'s.
+    unsafe {
+        let walk = &raw mut (*scratch).walk;
+        for index in 0..limits::MAX_WINDOWS_PER_SITE {
+            if index >= (*walk).windows {
+                break;
+            }
+            let Some(window): Option<&Window> = WINDOWS.get((*walk).first_window.wrapping_add(index)) else {
+                return 0;
+            };
+            let to = u64::from(ROOT_DATA) + u64::from(window.root_offset);
+            let from_stack = window.base == WINDOW_STACK || window.base == WINDOW_STACK_ADDRESS;
+            let base = if from_stack { (*walk).sp } else { (*walk).bias };
+            let address = base.wrapping_add(window.offset.cast_unsigned());
             if window.base == WINDOW_IMAGE_ADDRESS || window.base == WINDOW_STACK_ADDRESS {
                 scratch::at(scratch, to).cast::<u64>().write_unaligned(address);
             } else if !fetch::into_record(scratch, to, window.bytes.into(), address) {
-                faults |= 1 << (if index < 31 { index } else { 31 });
+                (*walk).window_faults |= 1 << (if index < 31 { index } else { 31 });
             }
         }
     }
-    Some(faults)
+    1
+}
+
+/// Fills the root chunk behind the register file. False: the plan is broken.
+///
+/// # Safety
+/// The buffer was acquired, and `begin` has run.
+#[inline(always)]
+pub(crate) unsafe fn windows(scratch: *mut Scratch) -> bool {
+    // SAFETY: the caller's.
+    unsafe { (*scratch).walk.windows == 0 || riptrace_windows(scratch) != 0 }
 }
 
 const _: () = assert!(WINDOW_STACK == 0 && WINDOW_IMAGE == 1);
@@ -67,7 +83,13 @@ const _: () = assert!(WINDOW_STACK == 0 && WINDOW_IMAGE == 1);
 /// # Safety
 /// The buffer was acquired.
 #[inline(always)]
-pub(crate) unsafe fn begin(scratch: *mut Scratch, site: &Site, tracepoint: &Tracepoint, bias: u64) {
+pub(crate) unsafe fn begin(
+    scratch: *mut Scratch,
+    site: &Site,
+    tracepoint: &Tracepoint,
+    registers: Registers,
+    bias: u64,
+) {
     let root_bytes = site.root_bytes.min(limits::MAX_ROOT_BYTES);
     let used = ROOT_DATA + ((root_bytes + 7) & !7);
     let stack_bytes = 8 * tracepoint.stack_frames.min(limits::MAX_STACK_FRAMES);
@@ -76,6 +98,18 @@ pub(crate) unsafe fn begin(scratch: *mut Scratch, site: &Site, tracepoint: &Trac
     unsafe {
         let walk = &raw mut (*scratch).walk;
         (*walk).bias = bias;
+        (*walk).sp = registers.sp;
+        (*walk).bp = registers.bp;
+        (*walk).ip = registers.ip;
+        (*walk).cfa = if site.flags & SITE_HAS_CFA == 0 {
+            0
+        } else {
+            registers.sp.wrapping_add(i64::from(site.cfa_from_sp).cast_unsigned())
+        };
+        (*walk).first_window = site.first_window;
+        (*walk).windows = site.windows;
+        (*walk).window_faults = 0;
+        (*walk).root_type = site.root_type;
         (*walk).pending_type = 0;
         (*walk).image = site.image;
         (*walk).hit = (*walk).hit.wrapping_add(1);
@@ -127,27 +161,38 @@ struct Context {
 }
 
 /// Follows everything that the root chunk leads to.
-///
-/// # Safety
-/// The root chunk is complete.
-#[inline(always)]
-pub(crate) unsafe fn follow(scratch: *mut Scratch, root_type: u32) {
-    let Some(root) = TYPES.get(root_type) else { return };
-    if root.slots == 0 {
-        return;
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn riptrace_follow(scratch: *mut Scratch) -> i64 {
+    if scratch.is_null() {
+        return 0;
     }
-    // SAFETY: the caller's.
+    // SAFETY: `follow`'s.
     unsafe {
         let walk = &raw mut (*scratch).walk;
+        let Some(root) = TYPES.get((*walk).root_type) else { return 0 };
+        if root.slots == 0 {
+            return 0;
+        }
         enqueue(scratch, HEADER_BYTES);
         // Taken back by the step that finds nothing more to do.
         (*walk).flags |= FLAG_STEPS_EXHAUSTED;
         let mut context = Context { scratch };
         raw::repeat(limits::MAX_STEPS + 1, step, &mut context);
         if (*walk).torn != 0 {
-            check_torn(scratch);
+            raw::repeat(limits::MAX_TORN_CHECKS, check_torn, &mut context);
         }
     }
+    0
+}
+
+/// Follows everything that the root chunk leads to.
+///
+/// # Safety
+/// The root chunk is complete.
+#[inline(always)]
+pub(crate) unsafe fn follow(scratch: *mut Scratch) {
+    riptrace_follow(scratch);
 }
 
 /// The chunk at this offset of the record has something to follow.
@@ -540,33 +585,36 @@ unsafe fn append(scratch: *mut Scratch, ask: Ask) -> i64 {
     }
 }
 
-/// Reads the beginning of remembered chunks again and marks those that changed.
-#[inline(always)]
-unsafe fn check_torn(scratch: *mut Scratch) {
+/// Reads the beginning of a remembered chunk again and marks it if that changed.
+unsafe extern "C" fn check_torn(index: u64, context: *mut Context) -> i64 {
     const WORDS: u32 = limits::TORN_CHECK_BYTES / 8;
-    // SAFETY: the caller's.
+    // SAFETY: `riptrace_follow`'s context.
     unsafe {
+        let scratch = (*context).scratch;
         let walk = &raw mut (*scratch).walk;
-        for index in 0..limits::MAX_TORN_CHECKS {
-            if index >= (*walk).torn {
+        if index >= (*walk).torn.into() {
+            return 1;
+        }
+        let entry = raw::mask::<{ limits::MAX_TORN_CHECKS as i32 - 1 }>(index);
+        let offset = (&raw const (*scratch).torn).cast::<u32>().add(entry as usize).read_volatile();
+        let chunk = scratch::at(scratch, offset.into()).cast::<Chunk>();
+        let bytes = (*chunk).bytes.min(limits::TORN_CHECK_BYTES);
+        if !fetch::into_object(scratch, bytes.into(), (*chunk).address) {
+            (*chunk).flags |= CHUNK_TORN;
+            return 0;
+        }
+        for word in 0..WORDS {
+            // A last word that was cut is followed by padding in the chunk, and not compared.
+            if word * 8 + 8 > bytes {
                 break;
             }
-            let offset = (&raw const (*scratch).torn).cast::<u32>().add(index as usize).read_volatile();
-            let chunk = scratch::at(scratch, offset.into()).cast::<Chunk>();
-            let bytes = (*chunk).bytes.min(limits::TORN_CHECK_BYTES);
-            let same_bytes = fetch::into_object(scratch, bytes.into(), (*chunk).address);
-            let mut difference = u64::from(!same_bytes);
-            for word in 0..WORDS {
-                // The last word may be cut; its remainder is padding in the chunk and not compared.
-                if word * 8 + 8 <= bytes {
-                    let then = chunk.add(1).cast::<u64>().add(word as usize).read_volatile();
-                    difference |= then ^ scratch::object_word(scratch, word * 8);
-                }
-            }
-            if difference != 0 {
+            let then = chunk.add(1).cast::<u64>().add(word as usize).read_volatile();
+            if then != scratch::object_word(scratch, word * 8) {
                 (*chunk).flags |= CHUNK_TORN;
+                break;
             }
         }
+        0
     }
 }
 

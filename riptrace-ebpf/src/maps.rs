@@ -109,6 +109,11 @@ pub(crate) struct Visited {
 pub(crate) struct Walk {
     /// Added to link-time addresses.
     pub(crate) bias: u64,
+    /// The trapped thread's stack pointer, frame pointer and program counter, and the frame's CFA (0: unknown).
+    pub(crate) sp: u64,
+    pub(crate) bp: u64,
+    pub(crate) ip: u64,
+    pub(crate) cfa: u64,
     /// The dynamic type and data word of an interface whose itab chunk was appended last; 0: none.
     pub(crate) pending_type: u64,
     pub(crate) pending_data: u64,
@@ -128,6 +133,11 @@ pub(crate) struct Walk {
     pub(crate) queue_read: u32,
     pub(crate) queue_write: u32,
     pub(crate) torn: u32,
+    /// The site's windows, and those that faulted (`record::Header::window_faults`).
+    pub(crate) first_window: u32,
+    pub(crate) windows: u32,
+    pub(crate) window_faults: u32,
+    pub(crate) root_type: u32,
     /// The chunk that is scanned: where its data begins, how long it is, and its type.
     pub(crate) data: u32,
     pub(crate) bytes: u32,

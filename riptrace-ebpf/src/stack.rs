@@ -1,17 +1,11 @@
 //! The call stack, by frame pointers (Go keeps them).
 
-use riptrace_common::abi::{
-    limits,
-    program::{SITE_HAS_CFA, Site},
-    record::FLAG_STACK_TRUNCATED,
-};
+use riptrace_common::abi::{limits, record::FLAG_STACK_TRUNCATED};
 
 use crate::{
     fetch,
     maps::{STACK_BYTES, Scratch},
-    raw,
-    regs::Registers,
-    scratch,
+    raw, scratch,
 };
 
 struct Context {
@@ -23,41 +17,54 @@ struct Context {
 /// # Safety
 /// The buffer was acquired, and the walk of the chunks is done.
 #[inline(always)]
-pub(crate) unsafe fn append(scratch: *mut Scratch, site: &Site, registers: Registers, wanted: u32) {
+pub(crate) unsafe fn append(scratch: *mut Scratch, wanted: u32) {
     // SAFETY: the caller's.
     unsafe {
         let walk = &raw mut (*scratch).walk;
         (*walk).frames = 0;
         (*walk).max_frames = wanted.min(limits::MAX_STACK_FRAMES);
-        if (*walk).max_frames == 0 {
-            return;
-        }
-        push(scratch, registers.ip);
-        if site.flags & SITE_HAS_CFA == 0 {
+    }
+    if wanted != 0 {
+        riptrace_stack(scratch);
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn riptrace_stack(scratch: *mut Scratch) -> i64 {
+    if scratch.is_null() {
+        return 0;
+    }
+    // SAFETY: `append`'s.
+    unsafe {
+        let walk = &raw mut (*scratch).walk;
+        push(scratch, (*walk).ip);
+        let (bp, cfa) = ((*walk).bp, (*walk).cfa);
+        if cfa == 0 {
             (*walk).flags |= FLAG_STACK_TRUNCATED;
-            return;
+            return 0;
         }
         // Nothing of the stack is copied yet. Volatile: two zeros would become a call of `memset`.
         (&raw mut (*walk).stack_begin).write_volatile(0);
         (&raw mut (*walk).stack_end).write_volatile(0);
-        (*walk).frame_pointer = registers.bp;
-        let cfa = registers.sp.wrapping_add(i64::from(site.cfa_from_sp).cast_unsigned());
+        (*walk).frame_pointer = bp;
         // The function's own frame record lies at CFA - 16 once its prologue has run (or always, if it keeps none).
         // Until then RBP is the caller's, and the return address lies only at CFA - 8.
-        if registers.bp != cfa.wrapping_sub(16) {
+        if bp != cfa.wrapping_sub(16) {
             if (*walk).max_frames == 1 {
                 (*walk).flags |= FLAG_STACK_TRUNCATED;
-                return;
+                return 0;
             }
             let return_address = fetch::word(cfa.wrapping_sub(8));
             if return_address == 0 {
-                return;
+                return 0;
             }
             push(scratch, return_address);
         }
         let mut context = Context { scratch };
         raw::repeat(limits::MAX_STACK_FRAMES, step, &mut context);
     }
+    0
 }
 
 #[inline(always)]

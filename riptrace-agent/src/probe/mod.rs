@@ -170,6 +170,13 @@ impl Kernel {
         self.multi
     }
 
+    /// Instructions that the verifier went through to accept the program (its bound is a million); `None`: the kernel
+    /// does not say.
+    pub fn verified_instructions(&mut self) -> Option<u32> {
+        let name = if self.multi { load::MULTI } else { load::SINGLE };
+        attach::program(&mut self.ebpf, name).ok()?.info().ok()?.verified_instruction_count()
+    }
+
     /// The types that every kernel side knows (abi/program.rs).
     fn write_builtin_types(&mut self) -> Result<(), ProbeError> {
         let plain = |bytes| Type { bytes, ..Type::default() };
