@@ -11,6 +11,19 @@ use super::{
 use riptrace_common::abi::program::{WINDOW_STACK, Window, register};
 
 #[test]
+fn the_verifier_is_far_from_its_bound() {
+    for force_single_links in [false, true] {
+        let begin = Instant::now();
+        let options = KernelOptions { force_single_links, ..KernelOptions::default() };
+        let Some(mut kernel) = kernel(&options) else { return };
+        let loaded = begin.elapsed();
+        let verified = kernel.verified_instructions();
+        println!("loaded in {loaded:?}, {verified:?} instructions verified");
+        assert!(verified.is_none_or(|instructions| instructions < 300_000), "{verified:?}");
+    }
+}
+
+#[test]
 fn single_links_give_the_same_hits() {
     let mut target = Target::start(Build::Static);
     let options = KernelOptions { force_single_links: true, ..KernelOptions::default() };
@@ -84,13 +97,11 @@ fn two_thousand_sites_arm_and_disarm_in_well_under_a_second() {
     }
     let (text, code) = target.executable.text();
     let mut addresses = Vec::new();
-    let mut decoder = 0;
     // Function entries are instruction boundaries; the target and its runtime have enough of them.
-    target.executable.elf().for_each_symbol(|name, symbol| {
-        decoder += 1;
+    target.executable.elf().for_each_symbol(|symbol, name| {
         if (text..text + code.len() as u64).contains(&symbol.value)
             && symbol.bytes > 16
-            && name.contains(&b'.')
+            && name().contains(&b'.')
         {
             addresses.push(symbol.value);
         }
@@ -107,7 +118,11 @@ fn two_thousand_sites_arm_and_disarm_in_well_under_a_second() {
         .map(|&address| with_windows(site_at(&target, address, slots.clone()), windows.clone()))
         .collect();
     // A process that does not exist any more: nothing of the target may run into a trap in its runtime.
-    let mut gone = Command::new("true").spawn().unwrap();
+    let mut gone = Command::new(std::env::current_exe().unwrap())
+        .arg("--list")
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     let begin = Instant::now();
     let (_, attachment) = session.arm(&target, &plans, Scope::Process(gone.id()));
     let armed = begin.elapsed();
@@ -116,7 +131,9 @@ fn two_thousand_sites_arm_and_disarm_in_well_under_a_second() {
     session.kernel.detach(attachment).unwrap();
     let disarmed = begin.elapsed();
     println!("{} sites: armed in {armed:?}, disarmed in {disarmed:?}", plans.len());
-    assert!(armed.as_millis() < 800 && disarmed.as_millis() < 800, "{armed:?} {disarmed:?}");
+    // An emulated machine (`cargo xtask kernels`) takes twenty times as long.
+    let bound = if std::env::var_os("RIPTRACE_TEST_EMULATED").is_some() { 16_000 } else { 800 };
+    assert!(armed.as_millis() < bound && disarmed.as_millis() < bound, "{armed:?} {disarmed:?}");
 }
 
 #[test]

@@ -5,14 +5,14 @@ use riptrace_common::abi::{
     record::{Chunk, Header},
 };
 
-pub struct Record {
-    pub header: Header,
-    pub chunks: Vec<(Chunk, Vec<u8>)>,
-    pub frames: Vec<u64>,
+pub(crate) struct Record {
+    pub(crate) header: Header,
+    pub(crate) chunks: Vec<(Chunk, Vec<u8>)>,
+    pub(crate) frames: Vec<u64>,
 }
 
 impl Record {
-    pub fn parse(bytes: &[u8]) -> Self {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
         let header: Header = read(bytes, 0);
         assert_eq!(header.abi_version, ABI_VERSION);
         assert_eq!(header.total_bytes as usize, bytes.len(), "the record is exactly as long as it says");
@@ -33,39 +33,39 @@ impl Record {
         Self { header, chunks, frames }
     }
 
-    pub fn root(&self) -> &[u8] {
+    pub(crate) fn root(&self) -> &[u8] {
         &self.chunks[0].1
     }
 
-    pub fn register(&self, offset: u32) -> u64 {
+    pub(crate) fn register(&self, offset: u32) -> u64 {
         self.root_word(offset)
     }
 
-    pub fn root_word(&self, offset: u32) -> u64 {
+    pub(crate) fn root_word(&self, offset: u32) -> u64 {
         word(self.root(), offset as usize)
     }
 
     /// The longest chunk at this address with this type.
-    pub fn chunk(&self, address: u64, type_index: u32) -> Option<&(Chunk, Vec<u8>)> {
+    pub(crate) fn chunk(&self, address: u64, type_index: u32) -> Option<&(Chunk, Vec<u8>)> {
         self.chunks
             .iter()
             .filter(|(chunk, _)| chunk.address == address && chunk.type_index == type_index)
             .max_by_key(|(chunk, _)| chunk.bytes)
     }
 
-    pub fn data(&self, address: u64, type_index: u32) -> &[u8] {
+    pub(crate) fn data(&self, address: u64, type_index: u32) -> &[u8] {
         let found = self.chunk(address, type_index);
         &found
             .unwrap_or_else(|| panic!("no chunk at {address:#x} of type {type_index}: {:#x?}", self.heads()))
             .1
     }
 
-    pub fn heads(&self) -> Vec<Chunk> {
+    pub(crate) fn heads(&self) -> Vec<Chunk> {
         self.chunks.iter().map(|(chunk, _)| *chunk).collect()
     }
 }
 
-pub fn word(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 

@@ -22,7 +22,7 @@ use riptrace_common::{
 use super::{record::Record, target::Target};
 
 /// Loads the kernel side, or says loudly that the test is left out; in CI that is a failure.
-pub fn kernel(options: &KernelOptions) -> Option<Kernel> {
+pub(crate) fn kernel(options: &KernelOptions) -> Option<Kernel> {
     match Kernel::load(options) {
         Ok(kernel) => Some(kernel),
         Err(error @ ProbeError::NotPermitted { .. }) if std::env::var("CI").as_deref() != Ok("true") => {
@@ -35,15 +35,15 @@ pub fn kernel(options: &KernelOptions) -> Option<Kernel> {
     }
 }
 
-pub struct Session {
-    pub kernel: Kernel,
-    pub ring: RingReader,
-    pub image: u32,
-    pub tracepoint: u32,
+pub(crate) struct Session {
+    pub(crate) kernel: Kernel,
+    pub(crate) ring: RingReader,
+    pub(crate) image: u32,
+    pub(crate) tracepoint: u32,
 }
 
 /// Enabled, no rate, no limit, the usual bounds.
-pub fn tracepoint() -> Tracepoint {
+pub(crate) fn tracepoint() -> Tracepoint {
     Tracepoint {
         flags: TRACEPOINT_ENABLED,
         max_depth: 4,
@@ -55,11 +55,11 @@ pub fn tracepoint() -> Tracepoint {
 }
 
 impl Session {
-    pub fn new(target: &Target, tracepoint: &Tracepoint) -> Option<Self> {
+    pub(crate) fn new(target: &Target, tracepoint: &Tracepoint) -> Option<Self> {
         Self::with(&KernelOptions::default(), target, tracepoint, &[target.pid()])
     }
 
-    pub fn with(
+    pub(crate) fn with(
         options: &KernelOptions,
         target: &Target,
         tracepoint: &Tracepoint,
@@ -72,7 +72,7 @@ impl Session {
         Some(Self { kernel, ring, image, tracepoint })
     }
 
-    pub fn upload(&mut self, types: &[TypePlan]) {
+    pub(crate) fn upload(&mut self, types: &[TypePlan]) {
         let mut upload = Upload::default();
         let mut slot = 0;
         for (index, plan) in types.iter().enumerate() {
@@ -90,7 +90,7 @@ impl Session {
     }
 
     /// Arms the plans in the target's file.
-    pub fn arm(
+    pub(crate) fn arm(
         &mut self,
         target: &Target,
         plans: &[SitePlan],
@@ -104,18 +104,18 @@ impl Session {
         (sites, attachment)
     }
 
-    pub fn records(&mut self) -> Vec<Record> {
+    pub(crate) fn records(&mut self) -> Vec<Record> {
         self.raw_records().iter().map(|bytes| Record::parse(bytes)).collect()
     }
 
-    pub fn raw_records(&mut self) -> Vec<Bytes> {
+    pub(crate) fn raw_records(&mut self) -> Vec<Bytes> {
         let mut out = Vec::new();
         while self.ring.drain(&mut out, 1000) != 0 {}
         out
     }
 
     /// The counters, after checking that every hit has one outcome.
-    pub fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         let counters = self.kernel.counters(self.tracepoint).expect("counters");
         let Counters { hits, emitted, filtered, throttled, dropped, failed, .. } = counters;
         assert_eq!(hits, emitted + filtered + throttled + dropped + failed, "{counters:?}");
@@ -125,18 +125,18 @@ impl Session {
 
 /// A type of the kernel's map; the first one of a list has index `TYPE_FIRST`.
 #[derive(Clone, Default)]
-pub struct TypePlan {
-    pub bytes: u32,
-    pub flags: u32,
-    pub slots: Vec<Slot>,
+pub(crate) struct TypePlan {
+    pub(crate) bytes: u32,
+    pub(crate) flags: u32,
+    pub(crate) slots: Vec<Slot>,
 }
 
 /// A site at a function's first instruction, with registers alone.
-pub fn site(target: &Target, function: &str, root_slots: Vec<Slot>) -> SitePlan {
+pub(crate) fn site(target: &Target, function: &str, root_slots: Vec<Slot>) -> SitePlan {
     site_at(target, target.symbol(function), root_slots)
 }
 
-pub fn site_at(target: &Target, link_address: u64, root_slots: Vec<Slot>) -> SitePlan {
+pub(crate) fn site_at(target: &Target, link_address: u64, root_slots: Vec<Slot>) -> SitePlan {
     let location = Location {
         file: Arc::from("target.go"),
         line: 1,
@@ -160,7 +160,7 @@ pub fn site_at(target: &Target, link_address: u64, root_slots: Vec<Slot>) -> Sit
     }
 }
 
-pub fn with_windows(mut plan: SitePlan, windows: Vec<Window>) -> SitePlan {
+pub(crate) fn with_windows(mut plan: SitePlan, windows: Vec<Window>) -> SitePlan {
     let end = windows.iter().map(|window| window.root_offset + window.bytes.max(8)).max();
     plan.root_bytes = plan.root_bytes.max(end.unwrap_or(0));
     plan.windows = windows;
@@ -168,7 +168,7 @@ pub fn with_windows(mut plan: SitePlan, windows: Vec<Window>) -> SitePlan {
 }
 
 /// A pointer to one element.
-pub fn pointer(word: u32, target: u32) -> Slot {
+pub(crate) fn pointer(word: u32, target: u32) -> Slot {
     Slot {
         word,
         target,
@@ -183,7 +183,7 @@ pub fn pointer(word: u32, target: u32) -> Slot {
 }
 
 /// The words of a string.
-pub fn string(word: u32, length: u32) -> Slot {
+pub(crate) fn string(word: u32, length: u32) -> Slot {
     Slot {
         word,
         count: length,
@@ -196,7 +196,7 @@ pub fn string(word: u32, length: u32) -> Slot {
 }
 
 /// The words of a slice.
-pub fn slice(word: u32, length: u32, target: u32) -> Slot {
+pub(crate) fn slice(word: u32, length: u32, target: u32) -> Slot {
     Slot {
         word,
         count: length,

@@ -20,17 +20,17 @@ use riptrace_common::abi::program::Image;
 
 /// How the target is built.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Build {
+pub(crate) enum Build {
     Static,
     Pie,
 }
 
-pub struct Target {
+pub(crate) struct Target {
     pid: u32,
     own: Option<Own>,
     facts: HashMap<String, u64>,
-    pub path: PathBuf,
-    pub executable: Executable,
+    pub(crate) path: PathBuf,
+    pub(crate) executable: Executable,
 }
 
 /// A target that this test started.
@@ -41,7 +41,7 @@ struct Own {
 }
 
 impl Target {
-    pub fn start(build: Build) -> Self {
+    pub(crate) fn start(build: Build) -> Self {
         let path = binary(build);
         let mut child = Command::new(&path)
             .stdin(Stdio::piped())
@@ -67,34 +67,35 @@ impl Target {
     }
 
     /// A target that another test started.
-    pub fn attached(pid: u32, path: &Path) -> Self {
+    pub(crate) fn attached(pid: u32, path: &Path) -> Self {
         let executable = Executable::open(path).expect("a Go binary");
         Self { pid, own: None, facts: HashMap::new(), path: path.to_owned(), executable }
     }
 
-    /// Makes the calls and waits for them.
-    pub fn call(&mut self, name: &str, count: u32, goroutines: u32) {
+    /// Makes the calls, waits for them, and gives the nanoseconds that they took.
+    pub(crate) fn call(&mut self, name: &str, count: u32, goroutines: u32) -> u64 {
         let own = self.own.as_mut().expect("a target that this test started");
         writeln!(own.stdin, "{name} {count} {goroutines}").expect("the target listens");
         let mut line = String::new();
         own.stdout.read_line(&mut line).expect("the target answers");
-        assert_eq!(line, "done\n");
+        let ns = line.strip_prefix("done ").and_then(|ns| ns.trim().parse().ok());
+        ns.unwrap_or_else(|| panic!("the target said {line:?}"))
     }
 
     /// An address that the target printed.
-    pub fn fact(&self, name: &str) -> u64 {
+    pub(crate) fn fact(&self, name: &str) -> u64 {
         self.facts[name]
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// Link-time address of a symbol.
-    pub fn symbol(&self, name: &str) -> u64 {
+    pub(crate) fn symbol(&self, name: &str) -> u64 {
         let mut found = None;
-        self.executable.elf().for_each_symbol(|symbol_name, symbol| {
-            if symbol_name == name.as_bytes() {
+        self.executable.elf().for_each_symbol(|symbol, symbol_name| {
+            if symbol_name() == name.as_bytes() {
                 found = Some(symbol.value);
             }
             found.is_none()
@@ -103,7 +104,7 @@ impl Target {
     }
 
     /// Where this Go's runtime keeps what the kernel side reads, by its debug data.
-    pub fn image(&self) -> Image {
+    pub(crate) fn image(&self) -> Image {
         static OFFSETS: OnceLock<runtime::RuntimeOffsets> = OnceLock::new();
         let offsets = OFFSETS.get_or_init(|| {
             let options = DebugOptions { cache: Cache::none(), ..DebugOptions::from_environment(None) };
@@ -136,30 +137,32 @@ impl Drop for Target {
     }
 }
 
+/// Where the targets lie that were built elsewhere: the machines of `cargo xtask kernels` have no Go.
+const BUILT: &str = "RIPTRACE_TEST_TARGETS";
+
 fn binary(build: Build) -> PathBuf {
-    static BUILT: OnceLock<(tempfile::TempDir, PathBuf, PathBuf)> = OnceLock::new();
-    let (_, fixed, pie) = BUILT.get_or_init(|| {
+    let name = match build {
+        Build::Static => "target",
+        Build::Pie => "target-pie",
+    };
+    if let Some(directory) = std::env::var_os(BUILT) {
+        return PathBuf::from(directory).join(name);
+    }
+    static DIRECTORY: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let directory = DIRECTORY.get_or_init(|| {
         let directory = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(directory.path().join("target.go"), include_str!("target.go")).expect("written");
-        let go = |output: &str, mode: &str| {
-            let output = directory.path().join(output);
+        for (output, mode) in [("target", "exe"), ("target-pie", "pie")] {
             let status = Command::new("go")
-                .args(["build", "-buildmode", mode, "-o"])
-                .arg(&output)
-                .arg("target.go")
+                .args(["build", "-buildmode", mode, "-o", output, "target.go"])
                 .current_dir(directory.path())
                 .env("GOFLAGS", "-buildvcs=false")
                 .env("GO111MODULE", "off")
                 .status()
                 .expect("go runs");
             assert!(status.success(), "go build");
-            output
-        };
-        let (fixed, pie) = (go("target", "exe"), go("target-pie", "pie"));
-        (directory, fixed, pie)
+        }
+        directory
     });
-    match build {
-        Build::Static => fixed.clone(),
-        Build::Pie => pie.clone(),
-    }
+    directory.path().join(name)
 }
