@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod kernels;
 mod setup;
 mod sh;
 mod test;
@@ -32,6 +33,8 @@ enum Task {
     Test(test::Options),
     /// Measure what the README quotes.
     Bench(bench::Options),
+    /// The tests of the kernel side on other kernels, in QEMU.
+    Kernels(kernels::Options),
     /// Check the invariants that a program can check.
     Tidy,
 }
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Kernels(options) => kernels::run(&options),
         Task::Tidy => tidy::run(),
     }
 }

@@ -1,0 +1,288 @@
+//! The tests of the kernel side on other kernels: Debian's 6.1 (the floor, single links) and 6.12, booted in QEMU.
+//!
+//! Each machine is a kernel and an initramfs with our own process 1 (`guest/init.rs`), the static test binary and the
+//! Go programs that it traces; the suite is the one that `cargo test -p riptrace-agent --test kernel` runs here. TCG
+//! and not KVM: nested KVM hangs on some hosts, and the suite takes less than two minutes without it.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::sh;
+
+const MUSL: &str = "x86_64-unknown-linux-musl";
+
+/// What is tested on which kernels.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Kernel series, as Debian names its packages.
+    #[arg(long, value_delimiter = ',', default_values = ["6.1", "6.12"])]
+    releases: Vec<String>,
+    /// Only tests whose name contains this.
+    #[arg(long)]
+    filter: Option<String>,
+    /// Minutes after which a machine counts as hung.
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+    /// Show what the machines print.
+    #[arg(long)]
+    verbose: bool,
+}
+
+/// How one kernel did.
+struct Verdict {
+    release: String,
+    passed: bool,
+    text: String,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    sh::apt("qemu-system-x86_64", &["qemu-system-x86"])?;
+    sh::apt("musl-gcc", &["musl-tools"])?;
+    let work = sh::target().join("kernels");
+    fs::create_dir_all(&work)?;
+    let initramfs = initramfs(&work)?;
+    let mut verdicts = Vec::new();
+    for release in &options.releases {
+        let verdict = match kernel(release)? {
+            Some(kernel) => boot(&kernel, &initramfs, &work.join(format!("{release}.log")), options)?,
+            None => Verdict {
+                release: release.clone(),
+                passed: false,
+                text: format!("no package linux-image-{release}…-cloud-amd64 within apt's reach; not tested"),
+            },
+        };
+        verdicts.push(verdict);
+    }
+    println!();
+    for verdict in &verdicts {
+        println!("{:8} {}", verdict.release, verdict.text);
+    }
+    if verdicts.iter().all(|verdict| verdict.passed) {
+        Ok(())
+    } else {
+        bail!("not every kernel passed; what they printed is in {}", work.display())
+    }
+}
+
+/// The newest kernel of a series, downloaded once.
+fn kernel(series: &str) -> Result<Option<PathBuf>> {
+    let folder = sh::tools().join("kernels").join(series);
+    if let Some(found) = image(&folder)? {
+        return Ok(Some(found));
+    }
+    let Some(package) = newest_package(series)? else { return Ok(None) };
+    sh::say(&format!("downloading {package}"));
+    fs::create_dir_all(&folder)?;
+    sh::run(Command::new("apt-get").args(["download", "-qq", &package]).current_dir(&folder))?;
+    for entry in fs::read_dir(&folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            // The package without its modules: all that the tests need is built in.
+            let mut unpack =
+                Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&path).stdout(Stdio::piped()).spawn()?;
+            let tar = unpack.stdout.take().context("a pipe")?;
+            sh::run(
+                Command::new("tar")
+                    .args(["-x", "--wildcards", "./boot/vmlinuz-*"])
+                    .current_dir(&folder)
+                    .stdin(tar),
+            )?;
+            unpack.wait()?;
+            fs::remove_file(path)?;
+        }
+    }
+    image(&folder)
+}
+
+fn image(folder: &Path) -> Result<Option<PathBuf>> {
+    let Ok(entries) = fs::read_dir(folder.join("boot")) else { return Ok(None) };
+    let paths: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    Ok(paths.into_iter().max())
+}
+
+fn newest_package(series: &str) -> Result<Option<String>> {
+    let pattern = format!("^linux-image-{}\\.[0-9][^ ]*-cloud-amd64$", series.replace('.', "\\."));
+    let list = || sh::output(Command::new("apt-cache").args(["search", "--names-only", &pattern]));
+    let mut found = list()?;
+    if found.is_empty() {
+        sh::run(Command::new("apt-get").args(["update", "-qq"]))?;
+        found = list()?;
+    }
+    let names = found.lines().filter_map(|line| line.split_whitespace().next());
+    // 6.1.0-9 is older than 6.1.0-56: the numbers decide, not the text.
+    let numbers = |name: &str| -> Vec<u64> {
+        name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+    };
+    Ok(names.max_by_key(|name| numbers(name)).map(str::to_owned))
+}
+
+/// Builds what the machines run and packs it.
+fn initramfs(work: &Path) -> Result<PathBuf> {
+    let targets = sh::output(sh::command("rustup").args(["target", "list", "--installed"]))?;
+    if !targets.lines().any(|line| line == MUSL) {
+        sh::say(&format!("installing Rust's {MUSL} target"));
+        sh::run(sh::command("rustup").args(["target", "add", MUSL]))?;
+    }
+    sh::say("building the tests as a static binary");
+    let test = work.join("kernel-test");
+    // Debug data would only make the archive larger.
+    sh::run(Command::new("strip").arg("--strip-debug").arg("-o").arg(&test).arg(test_binary()?))?;
+    let init = work.join("init");
+    sh::run(
+        sh::command("rustc")
+            .args(["--edition", "2024", "--target", MUSL, "-O", "-C", "strip=symbols", "-o"])
+            .arg(&init)
+            .arg("xtask/guest/init.rs"),
+    )?;
+    let source = sh::root().join("riptrace-agent/tests/kernel/target.go");
+    for (name, mode) in [("target", "exe"), ("target-pie", "pie")] {
+        sh::run(
+            sh::command("go")
+                .args(["build", "-buildmode", mode, "-o"])
+                .arg(work.join(name))
+                .arg(&source)
+                .env("GO111MODULE", "off")
+                .env("CGO_ENABLED", "0")
+                .env("GOFLAGS", "-buildvcs=false"),
+        )?;
+    }
+    let path = work.join("initramfs");
+    let mut archive = Archive { file: File::create(&path)?, entries: 0 };
+    for folder in ["targets", "lib64", "proc", "sys", "tmp", "dev"] {
+        archive.folder(folder)?;
+    }
+    archive.program("init", &init)?;
+    archive.program("kernel-test", &test)?;
+    archive.program("targets/target", &work.join("target"))?;
+    archive.program("targets/target-pie", &work.join("target-pie"))?;
+    // A position-independent Go program names the system's loader, and needs nothing else of it.
+    archive.program("lib64/ld-linux-x86-64.so.2", Path::new("/lib64/ld-linux-x86-64.so.2"))?;
+    archive.finish()?;
+    Ok(path)
+}
+
+/// The test binary's path, as cargo tells it.
+fn test_binary() -> Result<PathBuf> {
+    let messages = sh::output(
+        sh::command("cargo")
+            .args(["test", "--no-run", "--package", "riptrace-agent", "--test", "kernel", "--target", MUSL])
+            .arg("--message-format=json-render-diagnostics"),
+    )?;
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "kernel" && message["profile"]["test"] == true)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo built no test binary `kernel`")
+}
+
+/// A `cpio` archive in the format that the kernel unpacks (Documentation/driver-api/early-userspace/buffer-format.rst).
+struct Archive {
+    file: File,
+    entries: u32,
+}
+
+impl Archive {
+    fn folder(&mut self, name: &str) -> Result<()> {
+        self.entry(name, 0o040_755, &[])
+    }
+
+    fn program(&mut self, name: &str, path: &Path) -> Result<()> {
+        let content = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        self.entry(name, 0o100_755, &content)
+    }
+
+    fn finish(mut self) -> Result<()> {
+        self.entry("TRAILER!!!", 0, &[])
+    }
+
+    fn entry(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
+        self.entries += 1;
+        let (inode, links) = (self.entries, 1);
+        let (size, name_size) = (content.len(), name.len() + 1);
+        // inode, mode, uid, gid, links, mtime, size, device numbers (4), length of the name, checksum.
+        write!(
+            self.file,
+            "070701{inode:08x}{mode:08x}{0:08x}{0:08x}{links:08x}{0:08x}{size:08x}{0:08x}{0:08x}{0:08x}{0:08x}{name_size:08x}{0:08x}",
+            0
+        )?;
+        self.file.write_all(name.as_bytes())?;
+        self.file.write_all(&[0])?;
+        self.pad(110 + name_size)?;
+        self.file.write_all(content)?;
+        self.pad(size)
+    }
+
+    /// Names and contents end at multiples of four.
+    fn pad(&mut self, written: usize) -> Result<()> {
+        Ok(self.file.write_all(&[0; 3][..written.next_multiple_of(4) - written])?)
+    }
+}
+
+/// Runs one machine to its verdict.
+fn boot(kernel: &Path, initramfs: &Path, log: &Path, options: &Options) -> Result<Verdict> {
+    let release = kernel.file_name().unwrap_or_default().to_string_lossy().replace("vmlinuz-", "");
+    sh::say(&format!("booting {release}"));
+    let filter =
+        options.filter.as_ref().map(|filter| format!(" riptrace.filter={filter}")).unwrap_or_default();
+    let begin = Instant::now();
+    let mut machine = Command::new("qemu-system-x86_64")
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048", "-no-reboot"])
+        .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none"])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", &format!("console=ttyS0 quiet panic=-1 oops=panic{filter}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting qemu-system-x86_64")?;
+    let output = machine.stdout.take().context("a pipe")?;
+    let mut log_file = File::create(log)?;
+    let (lines, printed) = mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            let _ = lines.send(String::from_utf8_lossy(&line).trim_end().to_owned());
+        }
+    });
+    let deadline = begin + Duration::from_secs(60 * options.minutes);
+    let mut verdict = None;
+    let hung = loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match printed.recv_timeout(left) {
+            Ok(line) => {
+                writeln!(log_file, "{line}")?;
+                if options.verbose {
+                    println!("{line}");
+                }
+                if let Some(text) = line.strip_prefix("VERDICT ") {
+                    verdict = Some(text.to_owned());
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break false,
+            Err(mpsc::RecvTimeoutError::Timeout) => break true,
+        }
+    };
+    if hung {
+        machine.kill()?;
+    }
+    machine.wait()?;
+    let _ = reader.join();
+    let seconds = begin.elapsed().as_secs();
+    let text = match verdict {
+        Some(text) => format!("{text} ({seconds} s)"),
+        None if hung => format!("hung for {} minutes; see {}", options.minutes, log.display()),
+        None => format!("ended without a verdict; see {}", log.display()),
+    };
+    Ok(Verdict { release, passed: text.contains(" passed ("), text })
+}
