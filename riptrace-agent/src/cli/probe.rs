@@ -360,7 +360,7 @@ impl Session<'_> {
             self.printed += 1;
         }
         self.reader = match (self.arguments.json, event) {
-            (true, event) => self.output.line(&render::json::line(event))?,
+            (true, event) => self.output.text(&render::json::line(event))?,
             (false, Event::Hit(hit)) => self.output.text(&render::text::hit(hit, &self.text))?,
             (false, event) => {
                 eprint!("{}", render::text::event(event, &self.text));

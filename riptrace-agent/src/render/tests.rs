@@ -154,7 +154,7 @@ fn events() -> Vec<Event> {
 
 #[test]
 fn events_as_text() {
-    let options = TextOptions { utc_offset_seconds: 3_600, show_host: true };
+    let options = TextOptions { utc_offset_seconds: 3_600, show_host: true, max_value_chars: None };
     let shown: String = events().iter().map(|event| text::event(event, &options)).collect();
     assert!(shown.chars().all(|character| character == '\n' || !character.is_control()));
     insta::assert_snapshot!(shown);

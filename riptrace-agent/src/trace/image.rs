@@ -1,6 +1,9 @@
 //! A binary that is traced: its bytes, its debug data, and what decoding asks of them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, OnceLock},
+};
 
 use riptrace_common::{abi, wire::event};
 
@@ -24,6 +27,8 @@ pub struct Image {
     pub debug: Option<Arc<DebugInfo>>,
     /// Why it has none, and what to do.
     pub debug_missing: Option<String>,
+    /// What the dynamic loader writes into a position-independent binary: link-time addresses, by where they are.
+    relocations: OnceLock<HashMap<u64, u64>>,
 }
 
 impl Image {
@@ -38,9 +43,16 @@ impl Image {
                 if !debug.index_was_cached() {
                     executable.store_index(options, &debug.index_bytes());
                 }
-                Self { executable, debug: Some(Arc::new(debug)), debug_missing: None }
+                Self {
+                    executable,
+                    debug: Some(Arc::new(debug)),
+                    debug_missing: None,
+                    relocations: OnceLock::new(),
+                }
             }
-            Err(reason) => Self { executable, debug: None, debug_missing: Some(reason) },
+            Err(reason) => {
+                Self { executable, debug: None, debug_missing: Some(reason), relocations: OnceLock::new() }
+            }
         }
     }
 
@@ -57,6 +69,28 @@ impl Image {
 }
 
 impl Image {
+    fn relocations(&self) -> &HashMap<u64, u64> {
+        self.relocations.get_or_init(|| {
+            let mut found = HashMap::new();
+            if self.executable.is_pie() {
+                self.executable.elf().for_each_relative_relocation(|at, value| {
+                    found.insert(at, value);
+                });
+            }
+            found
+        })
+    }
+
+    /// The pointer that lies at an address when the program starts.
+    fn constant_pointer(&self, link_address: u64) -> Option<u64> {
+        if let Some(value) = self.relocations().get(&link_address) {
+            return Some(*value);
+        }
+        let bytes = self.executable.read(link_address, 8)?.first_chunk()?;
+        // A linker that leaves the value to a relocation writes zero here.
+        Some(u64::from_le_bytes(*bytes)).filter(|address| *address != 0)
+    }
+
     /// The source files whose path is `suffix` or ends with `/suffix`.
     #[must_use]
     pub fn files_matching(&self, suffix: &str) -> Vec<String> {
@@ -133,6 +167,18 @@ impl Symbols for Image {
         self.executable.read_only(link_address, bytes)
     }
 
+    fn pointer(&self, link_address: u64) -> Option<u64> {
+        // The loader makes this section read-only once it is relocated; what lies elsewhere may have changed since.
+        let relocated = || {
+            self.executable.elf().section(".data.rel.ro").is_some_and(|section| {
+                link_address >= section.address && link_address - section.address < section.bytes
+            })
+        };
+        (self.executable.read_only(link_address, 8).is_some() || relocated())
+            .then(|| self.constant_pointer(link_address))
+            .flatten()
+    }
+
     fn closure(&self, code: u64) -> Option<ClosureLayout> {
         self.debug.as_ref()?.closure_type(code)
     }
@@ -148,9 +194,7 @@ impl CodeReader for Image {
     }
 
     fn pointer(&self, link_address: u64) -> Option<u64> {
-        let bytes = self.executable.read(link_address, 8)?.first_chunk()?;
-        // A linker that leaves the value to a relocation writes zero here.
-        Some(u64::from_le_bytes(*bytes)).filter(|address| *address != 0)
+        self.constant_pointer(link_address)
     }
 
     fn function_names(&self) -> Vec<Arc<str>> {

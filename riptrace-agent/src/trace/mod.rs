@@ -9,7 +9,6 @@ mod image;
 mod order;
 mod planning;
 mod processes;
-mod stripped;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
 
@@ -28,7 +27,7 @@ use self::{order::Reorder, processes::Processes};
 use crate::{
     decode::{self, DecodeContext, HostFacts, record},
     golang::types::TypeSource,
-    plan::{CaptureLimits, SitePlan, types::TypeRegistry},
+    plan::{CaptureLimits, SitePlan, stripped::RawTypes, types::TypeRegistry},
     probe::{AttachmentId, Kernel, KernelOptions, ProbeError, Scope},
     ring::RingReader,
 };
@@ -312,7 +311,7 @@ impl Tracer {
             sink(Event::Error(ErrorEvent { tracepoint: Some(Arc::clone(&tracepoint.id)), message }));
             return;
         };
-        let nothing = planning::NoTypes;
+        let nothing = RawTypes;
         let types: &dyn TypeSource = match &known.image.debug {
             Some(debug) => debug.as_ref(),
             None => &nothing,

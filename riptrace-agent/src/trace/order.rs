@@ -72,12 +72,6 @@ impl Reorder {
     pub fn len(&self) -> usize {
         self.heap.len()
     }
-
-    /// Whether none waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.heap.is_empty()
-    }
 }
 
 #[cfg(test)]

@@ -3,16 +3,19 @@
 
 use std::{collections::HashSet, fs, sync::Arc};
 
-use super::{Image, stripped};
+use riptrace_common::wire::event::Trigger;
+
+use super::Image;
 use crate::{
     binary::BinaryError,
     dwarf::{DebugInfo, DwarfError},
-    golang::types::{GoType, Kind, Shape, TypeId, TypeSource},
+    golang::types::{Shape, TypeId, TypeSource},
     plan::{
         CaptureLimits, SitePlan,
         captures::{PlanError, SiteContext, plan_site},
         path::PathExpression,
         sites::{self, LocationError, LocationRequest, Site},
+        stripped::{RawTypes, TableLines, argument_registers},
         types::{COMMON_DYNAMIC_TYPES, RegistryError, TypeRegistry},
     },
 };
@@ -82,25 +85,6 @@ pub enum PlanFailure {
     UnknownImage,
 }
 
-/// The types of a binary without debug data: those of registers alone.
-pub(super) struct NoTypes;
-
-impl TypeSource for NoTypes {
-    fn get(&self, _: TypeId) -> Arc<GoType> {
-        Arc::new(GoType {
-            name: Arc::from("uintptr"),
-            bytes: 8,
-            kind: Kind::Uintptr,
-            shape: Shape::Scalar,
-            runtime_type: None,
-        })
-    }
-
-    fn by_runtime_type(&self, _: u64) -> Option<TypeId> {
-        None
-    }
-}
-
 /// Plans a location.
 pub(super) fn plan(
     registry: &mut TypeRegistry,
@@ -118,7 +102,7 @@ pub(super) fn plan(
                 return Err(PlanFailure::NoVariables { reason });
             }
             warnings.push(reason);
-            sites::resolve(&stripped::Lines::of(image)?, image, &wanted.location)?
+            sites::resolve(&TableLines::new(image.executable.pclntab()?), image, &wanted.location)?
         }
     };
     warnings.extend(found.warnings);
@@ -172,19 +156,20 @@ fn plan_one(
     let (debug, function) = match (&image.debug, &site.function) {
         (Some(debug), Some(function)) => (debug, function),
         _ => {
+            let registers = if site.trigger == Trigger::Entry { argument_registers() } else { Vec::new() };
             let context = SiteContext {
                 image: index,
-                types: &NoTypes,
+                types: &RawTypes,
                 site,
                 file_offset,
                 cfa_from_sp: None,
                 dictionary: None,
                 limits: wanted.limits,
             };
-            return Ok(plan_site(registry, &context, &stripped::argument_registers(site), &[])?);
+            return Ok(plan_site(registry, &context, &registers, &[])?);
         }
     };
-    let mut variables = debug.variables_at(function, address)?;
+    let mut variables = debug.variables_between(function, site.scope_address, address)?;
     if wanted.globals {
         variables.extend(debug.globals(package_of(&site.location.function))?);
     }

@@ -15,11 +15,6 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    /// Takes the facts of a process while it is known to live.
-    pub(super) fn remember(&mut self, process: &Process, image: &Image) {
-        self.known.insert(process.pid, facts(process.pid, Some(process), image));
-    }
-
     /// The facts of a process. One that ended before anybody looked has its pid and its binary's name.
     pub(super) fn facts(&mut self, pid: u32, image: &Image) -> &ProcessFacts {
         if self.known.len() >= MAX_KNOWN && !self.known.contains_key(&pid) {
