@@ -98,10 +98,10 @@ fn two_thousand_sites_arm_and_disarm_in_well_under_a_second() {
     let (text, code) = target.executable.text();
     let mut addresses = Vec::new();
     // Function entries are instruction boundaries; the target and its runtime have enough of them.
-    target.executable.elf().for_each_symbol(|symbol, name| {
+    target.executable.elf().for_each_symbol(|name, symbol| {
         if (text..text + code.len() as u64).contains(&symbol.value)
             && symbol.bytes > 16
-            && name().contains(&b'.')
+            && name.contains(&b'.')
         {
             addresses.push(symbol.value);
         }

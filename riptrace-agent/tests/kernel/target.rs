@@ -94,8 +94,8 @@ impl Target {
     /// Link-time address of a symbol.
     pub(crate) fn symbol(&self, name: &str) -> u64 {
         let mut found = None;
-        self.executable.elf().for_each_symbol(|symbol, symbol_name| {
-            if symbol_name() == name.as_bytes() {
+        self.executable.elf().for_each_symbol(|symbol_name, symbol| {
+            if symbol_name == name.as_bytes() {
                 found = Some(symbol.value);
             }
             found.is_none()
