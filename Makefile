@@ -1,6 +1,6 @@
 # Everything that a user or developer runs. Each target installs what the machine lacks first and says what it installs.
 
-.PHONY: help setup build dist demo test bench tidy kernels clean
+.PHONY: help setup build dist demo services test bench tidy kernels clean
 .DEFAULT_GOAL := help
 
 CARGO := cargo
@@ -20,6 +20,9 @@ dist: setup ## The same, static (musl), for any x86-64 Linux
 
 demo: setup ## Three Go services under load, and ten hits from a line of one of them
 	@$(CARGO) xtask demo
+
+services: setup ## The demo's services under load until Ctrl-C, to be probed by hand
+	@$(CARGO) xtask demo --serve
 
 test: setup ## All tests
 	@$(CARGO) xtask test

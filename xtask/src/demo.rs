@@ -19,6 +19,9 @@ pub(crate) struct Options {
     /// Hits to print.
     #[arg(long, default_value_t = 10)]
     limit: u32,
+    /// Probe nothing: leave the services under load until Ctrl-C, to be probed by hand.
+    #[arg(long)]
+    serve: bool,
 }
 
 /// A service that ends when the demo ends, however it ends.
@@ -62,6 +65,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let line = probed_line(&sh::root().join("demo/orders/handler.go"))?;
     let location = format!("orders/handler.go:{line}");
     let pid = orders.service.child.id().to_string();
+    if options.serve {
+        sh::say(&format!(
+            "try in another terminal: {} probe --name orders {location} --limit 3",
+            riptrace.display()
+        ));
+        sh::say("Ctrl-C ends the services");
+        loop {
+            std::thread::park();
+        }
+    }
     let limit = options.limit.to_string();
     let mut arguments = vec!["probe", "--pid", &pid, &location, "--limit", &limit, "--timeout", "30s"];
     arguments.extend(["order", "remaining", "scarce", "err"].iter().flat_map(|name| ["--capture", name]));

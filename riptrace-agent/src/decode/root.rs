@@ -86,12 +86,11 @@ impl<'a> Root<'a> {
                 return Err(NO_SUCH_PLACE);
             }
             let length = if position + 1 == hops.len() { size } else { 8 };
-            let wanted = Wanted {
-                address,
-                type_index: Some(hop.chunk_type),
-                bytes: hop.offset.saturating_add(length),
-                deeper: false,
-            };
+            let end = hop.offset.saturating_add(length);
+            // The next hop's slice length lies in this chunk too.
+            let next_bound = hops.get(position + 1).and_then(|next| next.bound);
+            let bytes = next_bound.map_or(end, |bound| end.max(bound.length.saturating_add(8)));
+            let wanted = Wanted { address, type_index: Some(hop.chunk_type), bytes, deeper: false };
             holder = memory.find(wanted, holder.origin)?;
             at = hop.offset;
         }
