@@ -56,11 +56,12 @@ pub(crate) fn rate(index: u32, rate_per_second: u32, ktime_ns: u64) -> bool {
 
 /// Takes one of the tracepoint's records. True: there was one left.
 #[inline(always)]
-pub(crate) fn take_slot(index: u32, limit: u64) -> bool {
+pub(crate) fn take_slot(index: u32, tracepoint: &Tracepoint) -> bool {
+    let limit = tracepoint.limit;
     if limit == 0 {
         return true;
     }
-    let Some(state) = STATES.get_ptr_mut(index) else { return false };
+    let Some(state) = STATES.get_ptr_mut(limit_owner(index, tracepoint)) else { return false };
     let taken = limit_taken(state);
     // SAFETY: a valid map value.
     if unsafe { taken.read_volatile() } >= limit {
@@ -77,12 +78,20 @@ pub(crate) fn take_slot(index: u32, limit: u64) -> bool {
 
 /// Gives a record back that could not be written.
 #[inline(always)]
-pub(crate) fn give_slot_back(index: u32, limit: u64) {
-    if limit != 0
-        && let Some(state) = STATES.get_ptr_mut(index)
+pub(crate) fn give_slot_back(index: u32, tracepoint: &Tracepoint) {
+    if tracepoint.limit != 0
+        && let Some(state) = STATES.get_ptr_mut(limit_owner(index, tracepoint))
     {
         // SAFETY: a valid map value.
         unsafe { raw::atomic_add(limit_taken(state), 1u64.wrapping_neg()) };
+    }
+}
+
+#[inline(always)]
+fn limit_owner(index: u32, tracepoint: &Tracepoint) -> u32 {
+    match tracepoint.limit_owner_plus_one {
+        0 => index,
+        owner => owner - 1,
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn run(context: *mut pt_regs) {
     }
     let ktime_ns = raw::ktime_ns();
     if !gate::rate(site.tracepoint, tracepoint.rate_per_second, ktime_ns)
-        || !gate::take_slot(site.tracepoint, tracepoint.limit)
+        || !gate::take_slot(site.tracepoint, tracepoint)
     {
         outcomes.throttled();
         return;
@@ -73,7 +73,7 @@ pub(crate) fn run(context: *mut pt_regs) {
         false
     };
     if !emitted {
-        gate::give_slot_back(site.tracepoint, tracepoint.limit);
+        gate::give_slot_back(site.tracepoint, tracepoint);
     }
     outcomes.ran(raw::ktime_ns().wrapping_sub(ktime_ns));
 }

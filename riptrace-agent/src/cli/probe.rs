@@ -221,6 +221,7 @@ fn requests(
                         limits: wanted.limits,
                         rate_per_second: arguments.rate,
                         limit: arguments.limit.unwrap_or(0),
+                        limit_with: None,
                         stack_frames: arguments.stack,
                         warnings: planned.warnings,
                     });
@@ -295,7 +296,9 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn arm(&mut self, request: Request) -> Result<(), Failure> {
+    fn arm(&mut self, mut request: Request) -> Result<(), Failure> {
+        // The limit is one for all locations.
+        request.limit_with = self.armed.first().copied();
         let (id, attached) = self.tracer.arm(request).map_err(kernel_failure)?;
         self.armed.push(id);
         if self.arguments.json {
@@ -346,9 +349,6 @@ impl Session<'_> {
 
     fn print_all(&mut self, events: &[Event]) -> Result<(), Failure> {
         for event in events {
-            if matches!(event, Event::Hit(_)) && self.limit_reached() {
-                continue;
-            }
             self.print(event)?;
         }
         self.flush()?;

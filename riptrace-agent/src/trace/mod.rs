@@ -71,6 +71,8 @@ pub struct Request {
     pub rate_per_second: u32,
     /// Hits in all; 0: no limit.
     pub limit: u64,
+    /// A tracepoint that is armed already, whose hits count towards the limit too.
+    pub limit_with: Option<TracepointId>,
     /// Frames of the call stack; 0: none.
     pub stack_frames: u32,
     /// What the user should know.
@@ -198,6 +200,8 @@ impl Tracer {
             max_string: request.limits.max_string,
             max_items: request.limits.max_items,
             max_bytes: request.limits.max_bytes,
+            limit_owner_plus_one: request.limit_with.map_or(0, |owner| owner.0 + 1),
+            reserved: 0,
         };
         let index = self.kernel.add_tracepoint(&tracepoint, tgids)?;
         match self.attach(index, image_index, &request) {

@@ -248,6 +248,11 @@ pub struct Tracepoint {
     pub max_items: u32,
     /// Bytes of a record; at most `MAX_RECORD_BYTES`.
     pub max_bytes: u32,
+    /// The tracepoint whose `State::limit_taken` counts towards `limit`, plus one; 0: its own. So that several
+    /// tracepoints share one limit.
+    pub limit_owner_plus_one: u32,
+    /// Reserved, zero.
+    pub reserved: u32,
 }
 
 /// The tracepoint is armed.
@@ -334,6 +339,6 @@ pub const IMAGE_HAS_TLS: u32 = 1 << 1;
 pub const NO_OFFSET: u32 = u32::MAX;
 
 super::pod! {
-    Site = 64, Window = 24, Type = 16, Slot = 32, DynamicKey = 16, Dynamic = 8, Tracepoint = 40, ProcessKey = 8,
+    Site = 64, Window = 24, Type = 16, Slot = 32, DynamicKey = 16, Dynamic = 8, Tracepoint = 48, ProcessKey = 8,
     State = 32, Counters = 64, Image = 40,
 }
