@@ -64,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     println!();
     for verdict in &verdicts {
-        println!("{:8} {}", verdict.release, verdict.text);
+        println!("{:28} {}", verdict.release, verdict.text);
     }
     if verdicts.iter().all(|verdict| verdict.passed) {
         Ok(())
@@ -265,7 +265,7 @@ fn boot(kernel: &Path, initramfs: &Path, log: &Path, options: &Options) -> Resul
                 if options.verbose {
                     println!("{line}");
                 }
-                if let Some(text) = line.strip_prefix("VERDICT ") {
+                if let Some((_, text)) = line.strip_prefix("VERDICT ").and_then(|line| line.split_once(' ')) {
                     verdict = Some(text.to_owned());
                 }
             }
@@ -284,5 +284,5 @@ fn boot(kernel: &Path, initramfs: &Path, log: &Path, options: &Options) -> Resul
         None if hung => format!("hung for {} minutes; see {}", options.minutes, log.display()),
         None => format!("ended without a verdict; see {}", log.display()),
     };
-    Ok(Verdict { release, passed: text.contains(" passed ("), text })
+    Ok(Verdict { release, passed: text.starts_with("passed ("), text })
 }

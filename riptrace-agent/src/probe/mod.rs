@@ -90,6 +90,8 @@ pub struct AttachmentId(u64);
 #[derive(Debug)]
 struct TracepointEntry {
     tracepoint: Tracepoint,
+    /// `Tracepoint::tgid` as it was asked for; it holds while no set of processes is given.
+    own_tgid: u32,
     tgids: Vec<u32>,
     sites: Vec<SiteHandle>,
 }
@@ -221,7 +223,12 @@ impl Kernel {
     /// give hits (ids of the initial pid namespace); none: what `Tracepoint::tgid` says.
     pub fn add_tracepoint(&mut self, tracepoint: &Tracepoint, tgids: &[u32]) -> Result<u32, ProbeError> {
         let index = self.registry.tracepoints.allocate()?;
-        let entry = TracepointEntry { tracepoint: *tracepoint, tgids: Vec::new(), sites: Vec::new() };
+        let entry = TracepointEntry {
+            tracepoint: *tracepoint,
+            own_tgid: tracepoint.tgid,
+            tgids: Vec::new(),
+            sites: Vec::new(),
+        };
         self.tracepoint_entries.insert(index, entry);
         let written = self.write_state(index).and_then(|()| self.write_processes(index, tgids));
         if let Err(error) = written {
@@ -252,7 +259,7 @@ impl Kernel {
         let mut tracepoint = entry.tracepoint;
         tracepoint.flags &= !TRACEPOINT_PROCESS_SET;
         match tgids {
-            [] => {}
+            [] => tracepoint.tgid = entry.own_tgid,
             // The single id is compared without a look into the set.
             &[tgid] => tracepoint.tgid = tgid,
             _ => {

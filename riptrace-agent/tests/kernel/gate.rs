@@ -65,6 +65,14 @@ fn other_processes_are_filtered() {
     other.call("Ints", 1, 1);
     assert_eq!(session.records().len(), 2);
     session.counters();
+
+    // One, then everyone again.
+    session.kernel.set_processes(session.tracepoint, &[other.pid()]).unwrap();
+    wanted.call("Ints", 1, 1);
+    assert_eq!(session.records().len(), 0);
+    session.kernel.set_processes(session.tracepoint, &[]).unwrap();
+    wanted.call("Ints", 1, 1);
+    assert_eq!(session.records().len(), 1);
 }
 
 #[test]

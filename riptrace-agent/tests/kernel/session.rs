@@ -1,6 +1,6 @@
 //! A loaded kernel side with one tracepoint, and plans made by hand.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use riptrace_agent::{
@@ -98,11 +98,20 @@ impl Session {
         plans: &[SitePlan],
         scope: Scope,
     ) -> (Vec<SiteHandle>, AttachmentId) {
+        self.arm_in(&target.path, plans, scope)
+    }
+
+    pub(crate) fn arm_in(
+        &mut self,
+        file: &Path,
+        plans: &[SitePlan],
+        scope: Scope,
+    ) -> (Vec<SiteHandle>, AttachmentId) {
         let plans: Vec<&SitePlan> = plans.iter().collect();
         let sites = self.kernel.add_sites(self.tracepoint, self.image, &plans).expect("sites");
         let points: Vec<(u64, SiteHandle)> =
             plans.iter().zip(&sites).map(|(plan, site)| (plan.file_offset, *site)).collect();
-        let attachment = self.kernel.attach(&target.path, &points, scope).expect("attached");
+        let attachment = self.kernel.attach(file, &points, scope).expect("attached");
         (sites, attachment)
     }
 

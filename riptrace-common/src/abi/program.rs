@@ -301,7 +301,8 @@ pub struct Counters {
     pub dropped: u64,
     /// The capture could not be made (a map entry was missing, the root chunk could not be filled).
     pub failed: u64,
-    /// Nanoseconds that the kernel side ran for this tracepoint's hits.
+    /// Nanoseconds that the kernel side ran for this tracepoint's hits, from the moment that it decided to capture. What
+    /// a filtered or throttled hit costs is the trap alone (and 50 to 90 ns, less than measuring it would add).
     pub run_ns: u64,
     /// Reserved, zero.
     pub reserved: u64,
