@@ -324,8 +324,8 @@ fn a_full_record_keeps_whole_elements_and_says_so() {
         assert_eq!((chunk.bytes, chunk.count, chunk.flags), (expected_bytes, 20_000, CHUNK_CUT_BYTES));
         let exhausted = record.header.flags & FLAG_BYTES_EXHAUSTED != 0;
         assert_eq!(exhausted, max_bytes == 1024);
-        for (index, number) in numbers.chunks_exact(8).enumerate() {
-            assert_eq!(word(number, 0), index as u64 * 3);
+        for (index, number) in numbers.as_chunks::<8>().0.iter().enumerate() {
+            assert_eq!(u64::from_le_bytes(*number), index as u64 * 3);
         }
     }
 }

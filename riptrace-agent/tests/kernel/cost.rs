@@ -49,7 +49,7 @@ fn cost_of_a_hit() {
         ("past the rate: throttled", throttled, entry()),
         ("registers", tracepoint(), entry()),
         ("registers, 512 bytes of stack", tracepoint(), with_windows(entry(), windows.clone())),
-        ("the same, 16 frames", with_stack, with_windows(entry(), windows.clone())),
+        ("the same, 16 frames", with_stack, with_windows(entry(), windows)),
         ("string, slice, struct: 1 level", shallow, SitePlan { root_slots: followed.clone(), ..entry() }),
         ("the same: 4 levels", tracepoint(), SitePlan { root_slots: followed, ..entry() }),
     ];

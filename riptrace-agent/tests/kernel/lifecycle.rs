@@ -48,7 +48,7 @@ fn detached_sites_do_not_trap_and_their_entries_are_used_again() {
     let mut target = Target::start(Build::Static);
     let Some(mut session) = Session::new(&target, &tracepoint()) else { return };
     let plan = site(&target, "main.Ints", vec![]);
-    let (first, attachment) = session.arm(&target, &[plan.clone()], Scope::Process(target.pid()));
+    let (first, attachment) = session.arm(&target, std::slice::from_ref(&plan), Scope::Process(target.pid()));
     session.kernel.detach(attachment).unwrap();
     session.kernel.remove_sites(&first).unwrap();
     target.call("Ints", 3, 1);

@@ -27,7 +27,7 @@ impl Record {
             assert!(bytes[end..at].iter().all(|&byte| byte == 0), "padding is zero");
         }
         assert_eq!(at, header.stack_offset as usize, "chunks end where the stack begins");
-        let frames = bytes[at..].chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
+        let frames = bytes[at..].as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
         let frames: Vec<u64> = frames.collect();
         assert_eq!(frames.len(), header.stack_frames as usize);
         Self { header, chunks, frames }
