@@ -15,9 +15,10 @@ const MAX_PROLOGUE: usize = 64;
 ///
 /// * An entry is an instruction of the code with a predecessor outside, or where control enters the function.
 /// * `starts_statement`: the line table recommends the instruction as a place for a breakpoint. An entry that neither
-///   leads to such an instruction within the code nor lies behind one is not the line's beginning: registers are spilled
-///   and constants loaded for a line in other lines' places (cmd/compile marks those `NotStmt`). A line without any marks
-///   keeps them all.
+///   leads to such an instruction within the code, nor joins or continues what lies behind one, is not the line's
+///   beginning: registers are spilled and constants loaded for a line in other lines' places (cmd/compile marks those
+///   `NotStmt`). The jump by which a loop is entered joins the code of the loop's condition, whose mark may lie on the
+///   third clause. A line without any marks keeps them all.
 /// * An entry that always leads on to another one within the code would count its executions twice.
 /// * An entry is redundant if it can't be reached from the function's beginning, or from itself, without passing
 ///   another one that is kept: the second half of a call that is written over several lines. Both the first clause of a
@@ -41,8 +42,7 @@ pub(crate) fn entries(
     if !statements.is_empty() {
         let of_statement = within(graph, code, statements.iter().copied(), |_| false);
         kept.retain(|&entry| {
-            of_statement.contains(&entry)
-                || within(graph, code, [entry], |_| false).into_iter().any(&starts_statement)
+            within(graph, code, [entry], |_| false).iter().any(|node| of_statement.contains(node))
         });
     }
     if kept.len() > MAX_COMPARED {
