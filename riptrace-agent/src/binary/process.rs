@@ -189,8 +189,11 @@ impl Process {
         if self.has_ended() { Err(ProcessError::Ended { pid: self.pid }) } else { Ok(program) }
     }
 
-    /// Whether this very process is gone (its pid may be another's by now).
+    /// Whether this very process is gone (its pid may be another's by now), or only waits for its parent to notice.
     pub fn has_ended(&self) -> bool {
+        if is_ending(self.pid) {
+            return true;
+        }
         let now = fs::read(directory(self.pid).join("stat")).ok();
         now.as_deref().and_then(parse_stat).is_none_or(|(_, _, start_ns)| start_ns != self.start_ns)
     }
@@ -237,10 +240,25 @@ fn not_found_is_gone(pid: u32, path: &Path, source: io::Error) -> ProcessError {
         return ProcessError::NotRunning { pid };
     }
     if gone && path.ends_with("exe") {
-        // A kernel thread, or a process that is ending: neither runs a program.
-        return ProcessError::NotGo { pid };
+        // A process that is ending runs no program any more, a kernel thread never did.
+        return if is_ending(pid) { ProcessError::Ended { pid } } else { ProcessError::NotGo { pid } };
     }
     ProcessError::Read { path: path.to_owned(), source }
+}
+
+/// Whether the process has ended and only waits for its parent to notice (state `Z` or `X`, proc_pid_stat(5), field 3).
+/// A first thread that ended before the others is in that state too.
+fn is_ending(pid: u32) -> bool {
+    let stat = fs::read(directory(pid).join("stat")).unwrap_or_default();
+    let state = stat.iter().rposition(|byte| *byte == b')').and_then(|end| stat.get(end + 2));
+    match state {
+        None => true,
+        Some(b'Z' | b'X') => {
+            fs::read_dir(directory(pid).join("task")).map_or(0, |threads| threads.flatten().take(2).count())
+                < 2
+        }
+        Some(_) => false,
+    }
 }
 
 /// Name, parent and start time of `/proc/PID/stat` (proc_pid_stat(5), fields 2, 4 and 22).

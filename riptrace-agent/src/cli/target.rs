@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -159,7 +160,11 @@ impl TargetArguments {
 }
 
 fn bind(error: ProcessError) -> Failure {
-    Failure::unbound(error)
+    let denied = |source: &io::Error| source.kind() == io::ErrorKind::PermissionDenied;
+    match &error {
+        ProcessError::Read { source, .. } if denied(source) => Failure::unable(error),
+        _ => Failure::unbound(error),
+    }
 }
 
 /// The first few of several candidates, and how many there are beyond them.
