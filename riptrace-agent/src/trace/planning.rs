@@ -162,7 +162,7 @@ fn plan_one(
                 types: &RawTypes,
                 site,
                 file_offset,
-                cfa_from_sp: None,
+                cfa_from_sp: cfa_from_table(image, address),
                 dictionary: None,
                 limits: wanted.limits,
             };
@@ -184,6 +184,13 @@ fn plan_one(
         limits: wanted.limits,
     };
     Ok(plan_site(registry, &context, &variables, &wanted.captures)?)
+}
+
+/// CFA minus SP by the runtime's own table, for a binary without debug data.
+fn cfa_from_table(image: &Image, address: u64) -> Option<i32> {
+    const RETURN_ADDRESS_BYTES: i32 = 8;
+    let function = image.executable.pclntab().ok()?.function_at(address)?;
+    i32::try_from(function.sp_delta_at(address)?).ok()?.checked_add(RETURN_ADDRESS_BYTES)
 }
 
 /// The import path in a function's full name: `net/http` of `net/http.(*Server).Serve`.
