@@ -132,7 +132,9 @@ pub fn build_in(directory: &Path, version: &Version, mode: Mode) -> Result<PathB
     }
     let folder = target_dir()?.join("fixtures").join(format!("go{}-{}", version.0, mode.name()));
     fs::create_dir_all(&folder)?;
-    let executable = folder.join(format!("fixtures-{:016x}", hasher.finish()));
+    // Only what replaces an older build of the same program removes it.
+    let prefix = if directory == sources() { "fixtures-" } else { "other-" };
+    let executable = folder.join(format!("{prefix}{:016x}", hasher.finish()));
 
     // Test processes and threads want the same executable at the same time: one builds, the others wait.
     let lock = File::create(folder.join("lock"))?;
@@ -158,7 +160,7 @@ pub fn build_in(directory: &Path, version: &Version, mode: Mode) -> Result<PathB
         bail!("go {} {} build failed:\n{}", version.0, mode.name(), String::from_utf8_lossy(&output.stderr));
     }
     for old in fs::read_dir(&folder)?.flatten() {
-        if old.file_name().to_string_lossy().starts_with("fixtures-") && directory == sources() {
+        if old.file_name().to_string_lossy().starts_with(prefix) {
             fs::remove_file(old.path())?;
         }
     }

@@ -25,7 +25,7 @@ fn stress(version: &Version, mode: Mode, probed: bool) -> (Truth, Option<Finishe
             .map(ProbedLine::location)
             .collect();
         let mut options = truth::options("300");
-        options.extend(["--stack", "32"]);
+        options.extend(["--stack=32"]);
         let mut probe = Running::probe(fixture.pid(), &locations, &options).unwrap();
         probe.wait_attached(locations.len(), TIMEOUT).unwrap();
         probe
