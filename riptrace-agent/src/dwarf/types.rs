@@ -179,6 +179,11 @@ impl DebugInfo {
             Kind::Struct => {
                 Some(Shape::Struct { fields: self.fields(view, unit, die, entry.has_children, bytes) })
             }
+            // A shape stands for pointers of every kind; the `uint8` that it names is none of them
+            // (cmd/compile/internal/noder/reader.go, `shapify`).
+            Kind::Pointer if entry.name.as_deref().is_some_and(|name| name.starts_with("go.shape.")) => {
+                Some(Shape::Pointer { elem: None })
+            }
             Kind::Pointer => Some(Shape::Pointer { elem: id(entry.ty) }),
             Kind::Map => self.map(view, entry),
             Kind::Chan => id(entry.elem).and_then(|elem| {
