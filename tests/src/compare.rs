@@ -315,6 +315,7 @@ impl<'a> Comparison<'a> {
                 }
             }
             None if cut => return,
+            None if text(got, "type").starts_with("go.shape.") => return,
             None => return findings.wrong.push(format!("{path}: it has no elem")),
         };
         self.value(&truth["elem"], elem, &path, hops, findings);
