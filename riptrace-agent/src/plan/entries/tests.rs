@@ -32,6 +32,12 @@ fn a_loop_is_entered_at_its_start_and_for_each_iteration() {
 }
 
 #[test]
+fn the_jump_into_a_loop_enters_its_line_although_the_mark_lies_on_the_third_clause() {
+    let line = [0x2002, 0x2006, 0x2009, 0x200d];
+    assert_eq!(addresses(&loop_code(), &line, &[0x2006]), [0x2002, 0x2006]);
+}
+
+#[test]
 fn an_entry_that_always_leads_to_another_one_does_not_count_twice() {
     // The compiler gave the increment to the body's line.
     let line = [0x2000, 0x2002, 0x2009, 0x200d];
