@@ -37,6 +37,13 @@ pub(crate) struct Options {
     verbose: bool,
 }
 
+impl Options {
+    /// The oldest kernel that is supported.
+    pub(crate) fn floor() -> Self {
+        Self { releases: vec!["6.1".to_owned()], filter: None, minutes: 20, verbose: false }
+    }
+}
+
 /// How one kernel did.
 struct Verdict {
     release: String,

@@ -1,9 +1,9 @@
-//! All tests: the checks that need nothing first, then the runners, whose own closing lines come last.
+//! All tests: the checks that need nothing first, then the oldest supported kernel in an emulator, then the runners, whose own closing lines come last.
 
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{sh, tidy};
+use crate::{kernels, sh, tidy};
 
 /// What to leave out.
 #[derive(Args)]
@@ -33,13 +33,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ]))?;
         tidy::run()?;
     }
-    let _ = options.no_kernels;
     if !privileged() {
         let what = "not root: the tests that need a kernel's BPF are LEFT OUT";
         if std::env::var_os("CI").is_some() {
             bail!("{what}; CI must run them: run it as root");
         }
         sh::say(what);
+    } else if options.no_kernels {
+        sh::say("the kernels that are booted in an emulator are LEFT OUT");
+    } else {
+        kernels::run(&kernels::Options::floor())?;
     }
     sh::run(sh::command("cargo").args(["build", "--package", "riptrace-agent"]))?;
     sh::run(sh::command("cargo").args([
