@@ -6,11 +6,11 @@
 use riptrace_common::abi::{
     limits,
     program::{
-        ACTION_EMPTY_INTERFACE, ACTION_FOLLOW, ACTION_FUNC, ACTION_INTERFACE, COUNT_MASK_PLUS_ONE,
-        COUNT_OLD_BUCKETS, COUNT_ONE, COUNT_ONE_IF_ZERO, COUNT_POWER_OF_TWO, COUNT_WORD, DYNAMIC_CODE,
-        DYNAMIC_FOLLOW, DYNAMIC_FUNC, DYNAMIC_TYPE, DynamicKey, LIMIT_ITEMS, LIMIT_STRING, SITE_HAS_CFA,
-        Site, Slot, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_TORN_CHECK, TYPE_UNKNOWN, Tracepoint, WINDOW_IMAGE,
-        WINDOW_IMAGE_ADDRESS, WINDOW_STACK, WINDOW_STACK_ADDRESS, Window,
+        ACTION_DICTIONARY, ACTION_EMPTY_INTERFACE, ACTION_FOLLOW, ACTION_FUNC, ACTION_INTERFACE,
+        COUNT_MASK_PLUS_ONE, COUNT_OLD_BUCKETS, COUNT_ONE, COUNT_ONE_IF_ZERO, COUNT_POWER_OF_TWO, COUNT_WORD,
+        DYNAMIC_CODE, DYNAMIC_FOLLOW, DYNAMIC_FUNC, DYNAMIC_TYPE, DynamicKey, LIMIT_ITEMS, LIMIT_STRING,
+        SITE_HAS_CFA, Site, Slot, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_TORN_CHECK, TYPE_UNKNOWN, Tracepoint,
+        WINDOW_IMAGE, WINDOW_IMAGE_ADDRESS, WINDOW_STACK, WINDOW_STACK_ADDRESS, Window,
     },
     record::{
         CHUNK_CUT_BYTES, CHUNK_FAULT, CHUNK_TORN, Chunk, FLAG_BYTES_EXHAUSTED, FLAG_STEPS_EXHAUSTED, Header,
@@ -241,6 +241,7 @@ unsafe extern "C" fn step(_index: u64, context: *mut Context) -> i64 {
         let mut dynamic_type = (*walk).pending_type;
         let mut dynamic_data = (*walk).pending_data;
         let mut dynamic_depth = (*walk).pending_depth;
+        let mut dynamic_deeper = 1;
         let mut function = 0u64;
         let mut function_depth = 0u32;
         let mut function_may_follow = true;
@@ -306,6 +307,9 @@ unsafe extern "C" fn step(_index: u64, context: *mut Context) -> i64 {
                 dynamic_depth = depth;
                 if slot.action == ACTION_EMPTY_INTERFACE {
                     dynamic_type = word;
+                } else if slot.action == ACTION_DICTIONARY {
+                    dynamic_type = fetch::word(word.wrapping_add(8 * u64::from(slot.max_count)));
+                    dynamic_deeper = u32::from(slot.deeper);
                 } else if slot.action == ACTION_INTERFACE {
                     let seen = visited(scratch, word, TYPE_ITAB);
                     if (*seen).hit == (*walk).hit
@@ -323,7 +327,10 @@ unsafe extern "C" fn step(_index: u64, context: *mut Context) -> i64 {
         }
 
         // The data word of a type without bytes, or the value itself, leads nowhere.
-        if dynamic_type != 0 && dynamic_data >= SMALLEST_POINTER && dynamic_depth < (*walk).max_depth {
+        if dynamic_type != 0
+            && dynamic_data >= SMALLEST_POINTER
+            && dynamic_depth + dynamic_deeper <= (*walk).max_depth
+        {
             let key = DynamicKey {
                 link_address: dynamic_type.wrapping_sub((*walk).bias),
                 image: (*walk).image,
@@ -331,16 +338,16 @@ unsafe extern "C" fn step(_index: u64, context: *mut Context) -> i64 {
             };
             if let Some(dynamic) = DYNAMIC.get_ptr(&key) {
                 if (*dynamic).how == DYNAMIC_FOLLOW {
-                    ask = Ask::one(dynamic_data, (*dynamic).target, dynamic_depth + 1);
+                    ask = Ask::one(dynamic_data, (*dynamic).target, dynamic_depth + dynamic_deeper);
                 } else if (*dynamic).how == DYNAMIC_FUNC {
                     function = dynamic_data;
-                    function_depth = dynamic_depth + 1;
+                    function_depth = dynamic_depth + dynamic_deeper;
                 }
             } else if let Some(bytes) = indirect_bytes(scratch, dynamic_type) {
                 ask = Ask {
                     count: bytes,
                     take: bytes,
-                    ..Ask::one(dynamic_data, TYPE_UNKNOWN, dynamic_depth + 1)
+                    ..Ask::one(dynamic_data, TYPE_UNKNOWN, dynamic_depth + dynamic_deeper)
                 };
             }
         }

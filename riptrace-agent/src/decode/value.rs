@@ -301,6 +301,10 @@ impl<'a> Decoder<'a> {
         }
         value.addr = Some(Address(address));
         let Some(elem) = elem else { return Ok(()) };
+        // All pointers share one shape: what this one points at, the dictionary would have said.
+        if value.type_name.as_deref().is_some_and(|name| name.starts_with("go.shape.")) {
+            return Err(Lack::Unavailable(riptrace_common::wire::value::Unavailable::UnknownType));
+        }
         if self.shown.contains(&(address, elem)) {
             value.cycle = true;
             return Ok(());

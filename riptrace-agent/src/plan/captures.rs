@@ -101,6 +101,8 @@ pub(super) struct Wanted {
     /// For people.
     pub(super) place: String,
     pub(super) access: Access,
+    /// A word that leads to the value, for a value whose real type the dictionary tells.
+    pub(super) address: Option<Spot>,
 }
 
 /// How its bytes are reached.
@@ -202,6 +204,7 @@ impl<'a, 'r> Planner<'a, 'r> {
             dict_index: variable.dict_index.filter(|_| part.hops.is_empty() && part.ty == variable.ty),
             place,
             access,
+            address: None,
         });
     }
 
@@ -219,6 +222,37 @@ impl<'a, 'r> Planner<'a, 'r> {
             {
                 self.root = root;
                 self.dictionary = Some(spot);
+                self.want_addresses();
+            }
+        }
+    }
+
+    /// Asks for words that lead to the values whose real types the dictionary tells. The shape that all instantiations
+    /// share does not say what its pointers point at, so such a value is followed by its real type instead.
+    fn want_addresses(&mut self) {
+        for index in 0..self.wanted.len() {
+            let Some(wanted) = self.wanted.get(index).filter(|wanted| wanted.dict_index.is_some()) else {
+                continue;
+            };
+            let is_pointer = matches!(self.context.types.get(wanted.ty).shape, Shape::Pointer { .. });
+            let spot = match (&wanted.access, is_pointer) {
+                (Access::Pieces(pieces), true) => match pieces.as_slice() {
+                    [one] => Some(one.spot),
+                    _ => None,
+                },
+                (Access::Pieces(pieces), false) => {
+                    on_stack(pieces).map(|at| Spot::Word(WordSource::Stack(at)))
+                }
+                (Access::Through { word, hops, .. }, false) if hops.len() == 1 => Some(*word),
+                _ => None,
+            };
+            let Some(spot) = spot else { continue };
+            let mut root = self.root.clone();
+            if ask_for(&mut root, spot, 8).is_some() && root.layout(self.available).is_some() {
+                self.root = root;
+                if let Some(wanted) = self.wanted.get_mut(index) {
+                    wanted.address = Some(spot);
+                }
             }
         }
     }
@@ -398,6 +432,23 @@ impl Spot {
             Self::Unavailable(reason) => Self::Unavailable(reason),
         })
     }
+}
+
+/// Where a value begins that lies on the stack in one run.
+fn on_stack(pieces: &[Placed]) -> Option<i64> {
+    let stack = |piece: &Placed| match piece.spot {
+        Spot::Stack(offset) => Some(offset),
+        _ => None,
+    };
+    let first = stack(pieces.first()?)?;
+    let mut next = first;
+    for piece in pieces {
+        if stack(piece)? != next {
+            return None;
+        }
+        next = next.checked_add(i64::from(piece.bytes))?;
+    }
+    Some(first)
 }
 
 /// Asks for what a spot needs in the root chunk. `None`: it can't be there.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use riptrace_common::{
     abi::{
         limits::{MAX_CHUNK_BYTES, MAX_SLOTS_PER_TYPE},
-        program::{REGISTER_BYTES, Slot},
+        program::{ACTION_DICTIONARY, REGISTER_BYTES, Slot},
     },
     wire::{
         event::{SiteInfo, VariableInfo},
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::golang::{
     layout::{SlotTarget, Target, TypeSlot, layout_of},
-    types::TypeId,
+    types::{Shape, TypeId},
 };
 
 impl Planner<'_, '_> {
@@ -37,6 +37,7 @@ impl Planner<'_, '_> {
         let mut variables = Vec::with_capacity(wanted.len());
         let mut infos = Vec::with_capacity(wanted.len());
         let mut dictionary = Vec::new();
+        let dictionary_word = self.dictionary.and_then(|spot| encoder.word(spot));
         for (position, wanted) in wanted.into_iter().enumerate() {
             let mut source = self.source(&mut encoder, &objects, &wanted)?;
             if encoder.full {
@@ -45,14 +46,16 @@ impl Planner<'_, '_> {
             }
             if let Some(index) = wanted.dict_index {
                 dictionary.push((position, index));
+                let data = wanted.address.and_then(|spot| encoder.word(spot));
+                if let (Some(word), Some(data)) = (dictionary_word, data) {
+                    let is_pointer = matches!(self.context.types.get(wanted.ty).shape, Shape::Pointer { .. });
+                    encoder.add_dynamic(word, index, data, is_pointer);
+                }
             }
             infos.push(self.info(&wanted, &source));
             variables.push(PlannedVariable { name: wanted.name, role: wanted.role, ty: wanted.ty, source });
         }
-        let dictionary = self
-            .dictionary
-            .and_then(|spot| encoder.word(spot))
-            .map(|word| DictionaryPlan { word, variables: dictionary });
+        let dictionary = dictionary_word.map(|word| DictionaryPlan { word, variables: dictionary });
         let depth = self.context.limits.max_depth;
         self.registry.compile(self.context.image, self.context.types, &encoder.roots, depth)?;
         let root_slots = encoder.slots;
@@ -284,6 +287,22 @@ impl Encoder<'_> {
 
     fn follow(&mut self, word: u32, target: u32, levels: u32) {
         self.add(encode(&TypeSlot::one(word, SlotTarget::Index(target), 0), target), levels);
+    }
+
+    /// A value behind the word `data`, followed by the type that the dictionary behind `word` names. What is not told to
+    /// the kernel this way is still shown, by its shape.
+    fn add_dynamic(&mut self, word: u32, index: u32, data: u32, deeper: bool) {
+        if self.slots.len() < MAX_SLOTS_PER_TYPE as usize {
+            self.slots.push(Slot {
+                word,
+                count: data,
+                max_count: index,
+                repeat: 1,
+                action: ACTION_DICTIONARY,
+                deeper: deeper.into(),
+                ..Slot::default()
+            });
+        }
     }
 
     fn add(&mut self, slot: Slot, levels: u32) {

@@ -82,7 +82,7 @@ impl Image {
     }
 
     /// The pointer that lies at an address when the program starts.
-    fn constant_pointer(&self, link_address: u64) -> Option<u64> {
+    pub(super) fn constant_pointer(&self, link_address: u64) -> Option<u64> {
         if let Some(value) = self.relocations().get(&link_address) {
             return Some(*value);
         }

@@ -26,6 +26,9 @@ const MAX_PRELOADED_TYPES: usize = 4096;
 /// Of all types of a binary, those that are tried for `any`.
 const MAX_ANY_TYPES: usize = 2048;
 
+/// Dictionaries of a package that are read in advance.
+const MAX_DICTIONARIES: usize = 512;
+
 /// What is wanted at a location.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -214,6 +217,7 @@ fn preload(
     let mut interfaces: Vec<TypeId> = met.chain(variables).collect();
     interfaces.sort_unstable();
     interfaces.dedup();
+    preload_dictionaries(registry, image, index, debug, plans)?;
     let mut names = HashSet::new();
     let mut any = false;
     for interface in interfaces.into_iter().map(|ty| debug.get(ty)) {
@@ -234,6 +238,37 @@ fn preload(
         candidates.extend(debug.runtime_types().map(|(_, ty)| ty).take(MAX_ANY_TYPES));
     }
     registry.preload(index, debug, candidates, MAX_PRELOADED_TYPES).map(drop)
+}
+
+/// Compiles the real types that the dictionaries of the plans' generic functions name: every instantiation has one, and
+/// the symbol table names them (`main..dict.Map[int,string]`).
+fn preload_dictionaries(
+    registry: &mut TypeRegistry,
+    image: &Image,
+    index: u32,
+    debug: &DebugInfo,
+    plans: &[SitePlan],
+) -> Result<(), RegistryError> {
+    for plan in plans {
+        let Some(dictionary) = &plan.dictionary else { continue };
+        let prefix = format!("{}..dict.", package_of(&plan.location.function));
+        let mut addresses = Vec::new();
+        image.executable.elf().for_each_symbol(|name, symbol| {
+            if name.starts_with(prefix.as_bytes()) {
+                addresses.push(symbol.value);
+            }
+            addresses.len() < MAX_DICTIONARIES
+        });
+        for address in addresses {
+            for (_, word) in &dictionary.variables {
+                // A word behind a shorter dictionary's end is the next one's: a type all the same, or none.
+                if let Some(runtime_type) = image.constant_pointer(address + 8 * u64::from(*word)) {
+                    registry.add_dynamic(index, debug, runtime_type)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Adds types and closures that hits met. What can't be added stays `unknown_type` in later hits.

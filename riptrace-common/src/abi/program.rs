@@ -157,6 +157,11 @@ pub const ACTION_EMPTY_INTERFACE: u8 = 2;
 /// not found is copied as its first word alone (type `TYPE_CLOSURE_WORD`).
 pub const ACTION_FUNC: u8 = 3;
 
+/// A value of a type parameter's type: the word is the address of the function's dictionary, whose word number
+/// `max_count` is the runtime type; the word at `count` leads to the value as an interface's data word does. Look the type
+/// up in `DYNAMIC`.
+pub const ACTION_DICTIONARY: u8 = 4;
+
 /// Exactly one element.
 pub const COUNT_ONE: u8 = 0;
 /// The signed 64-bit word at `count`; less than one: nothing to follow.
