@@ -15,6 +15,8 @@ pub mod ps;
 mod signals;
 pub mod target;
 
+use std::ffi::OsString;
+
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use exit::{Exit, Failure};
@@ -55,6 +57,21 @@ pub enum Command {
     Man,
 }
 
+/// `--stack 16` as `--stack=16`. The option's number may be left out, so that what follows it could be a location; but no
+/// location is a number.
+fn joined(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut out: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        let number =
+            argument.to_str().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
+        match (out.last_mut(), number) {
+            (Some(last), Some(number)) if last == "--stack" => last.push(format!("={number}")),
+            _ => out.push(argument),
+        }
+    }
+    out
+}
+
 fn log_format(text: &str) -> Result<log::Format, String> {
     match text {
         "text" => Ok(log::Format::Text),
@@ -66,7 +83,7 @@ fn log_format(text: &str) -> Result<log::Format, String> {
 /// Runs the program on its own arguments.
 #[must_use]
 pub fn main() -> Exit {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(joined(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             let usage = error.use_stderr();
@@ -97,6 +114,13 @@ pub fn main() -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_number_of_frames_may_stand_by_itself() {
+        let join = |arguments: &[&str]| joined(arguments.iter().map(OsString::from));
+        assert_eq!(join(&["probe", "--stack", "16", "a.go:1"]), ["probe", "--stack=16", "a.go:1"]);
+        assert_eq!(join(&["probe", "--stack", "a.go:1"]), ["probe", "--stack", "a.go:1"]);
+    }
 
     #[test]
     fn the_definition_of_the_command_line_is_consistent() {
