@@ -187,10 +187,10 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         .flat_map(|program| program.target.processes.clone())
         .collect();
     // What ended between the first look and now never gives a hit.
-    if let Some(gone) = processes.iter().find(|process| process.has_ended()) {
-        if processes.iter().all(Process::has_ended) {
-            return Err(Failure::unbound(format!("process {} ended before it was armed", gone.pid)));
-        }
+    if let Some(gone) = processes.first()
+        && processes.iter().all(Process::has_ended)
+    {
+        return Err(Failure::unbound(format!("process {} ended before it was armed", gone.pid)));
     }
     let reason = session.follow(&interrupted, &processes)?;
     session.finish(reason)
