@@ -26,6 +26,8 @@ const MAX_PRELOADED_TYPES: usize = 4096;
 /// Of all types of a binary, those that are tried for `any`.
 const MAX_ANY_TYPES: usize = 2048;
 
+/// Closures of a package that are compiled in advance.
+const MAX_CLOSURES: usize = 512;
 /// Dictionaries of a package that are read in advance.
 const MAX_DICTIONARIES: usize = 512;
 
@@ -218,6 +220,7 @@ fn preload(
     interfaces.sort_unstable();
     interfaces.dedup();
     preload_dictionaries(registry, image, index, debug, plans)?;
+    preload_closures(registry, image, index, debug, plans)?;
     let mut names = HashSet::new();
     let mut any = false;
     for interface in interfaces.into_iter().map(|ty| debug.get(ty)) {
@@ -265,6 +268,34 @@ fn preload_dictionaries(
                 if let Some(runtime_type) = image.constant_pointer(address + 8 * u64::from(*word)) {
                     registry.add_dynamic(index, debug, runtime_type)?;
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Compiles what the closures of the plans' packages captured, where a variable is a func value: those are what it is
+/// likely to hold.
+fn preload_closures(
+    registry: &mut TypeRegistry,
+    image: &Image,
+    index: u32,
+    debug: &DebugInfo,
+    plans: &[SitePlan],
+) -> Result<(), RegistryError> {
+    let Ok(table) = image.executable.pclntab() else { return Ok(()) };
+    let with_funcs = plans.iter().filter(|plan| {
+        plan.variables.iter().any(|variable| debug.get(variable.ty).shape == Shape::Func)
+    });
+    let packages: HashSet<&str> = with_funcs.map(|plan| package_of(&plan.location.function)).collect();
+    for package in packages {
+        let closures = table.functions().filter(|function| {
+            let rest = function.name().strip_prefix(package).and_then(|rest| rest.strip_prefix('.'));
+            rest.is_some_and(|rest| rest.contains(".func"))
+        });
+        for closure in closures.take(MAX_CLOSURES) {
+            if let Some(layout) = debug.closure_type(closure.entry) {
+                registry.add_closure(index, debug, closure.entry, &layout)?;
             }
         }
     }
