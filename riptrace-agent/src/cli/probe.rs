@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,6 +30,8 @@ use crate::{
 
 /// How often the ring is drained.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(10);
+/// How long what was recorded before the end is still printed. The rest counts as dropped.
+const FINISH_WITHIN: Duration = Duration::from_secs(1);
 /// Characters of one variable's text.
 const MAX_VALUE_CHARS: usize = 1000;
 /// How often the processes are looked at.
@@ -168,15 +171,18 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let mut session = Session {
         tracer,
         arguments,
-        output: Output::default(),
-        text: TextOptions {
-            utc_offset_seconds: utc_offset_seconds(),
-            show_host: false,
-            max_value_chars: Some(MAX_VALUE_CHARS),
+        printer: Printer {
+            json: arguments.json,
+            output: Output::default(),
+            text: TextOptions {
+                utc_offset_seconds: utc_offset_seconds(),
+                show_host: false,
+                max_value_chars: Some(MAX_VALUE_CHARS),
+            },
+            printed: 0,
+            reader: Reader::There,
         },
         armed: Vec::new(),
-        printed: 0,
-        reader: Reader::There,
     };
     for request in requests {
         session.arm(request)?;
@@ -287,12 +293,8 @@ enum End {
 struct Session<'a> {
     tracer: Tracer,
     arguments: &'a Arguments,
-    output: Output,
-    text: TextOptions,
+    printer: Printer,
     armed: Vec<TracepointId>,
-    /// Hits handed to the output.
-    printed: u64,
-    reader: Reader,
 }
 
 impl Session<'_> {
@@ -302,29 +304,32 @@ impl Session<'_> {
         let (id, attached) = self.tracer.arm(request).map_err(kernel_failure)?;
         self.armed.push(id);
         if self.arguments.json {
-            self.print(&Event::Attached(attached))?;
+            self.printer.print(&Event::Attached(attached))?;
         } else {
             eprint!("{}", render::text::attached(&attached));
         }
-        self.flush()?;
+        self.printer.flush()?;
         Ok(())
     }
 
     fn follow(&mut self, interrupted: &Interrupted, processes: &[Process]) -> Result<End, Failure> {
         let begin = Instant::now();
         let mut last_check = begin;
+        let deadline = Some(self.arguments.timeout).filter(|timeout| !timeout.is_zero());
+        let deadline = deadline.and_then(|timeout| begin.checked_add(timeout));
+        let past_deadline = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         loop {
-            self.poll()?;
+            self.poll(&|| interrupted.is_set() || past_deadline())?;
             if self.limit_reached() {
                 return Ok(End::Limit);
             }
-            if self.reader == Reader::Gone {
+            if self.printer.reader == Reader::Gone {
                 return Ok(End::ReaderGone);
             }
             if interrupted.is_set() {
                 return Ok(End::Interrupted);
             }
-            if !self.arguments.timeout.is_zero() && begin.elapsed() >= self.arguments.timeout {
+            if past_deadline() {
                 return Ok(End::Timeout);
             }
             if last_check.elapsed() >= PROCESS_CHECK_INTERVAL {
@@ -338,28 +343,89 @@ impl Session<'_> {
     }
 
     fn limit_reached(&self) -> bool {
-        self.arguments.limit.is_some_and(|limit| self.printed >= limit)
+        self.arguments.limit.is_some_and(|limit| self.printer.printed >= limit)
     }
 
-    fn poll(&mut self) -> Result<(), Failure> {
-        let mut events = Vec::new();
-        self.tracer.poll(&mut |event| events.push(event));
-        self.print_all(&events)
+    /// Prints what there is, until it is time to end.
+    fn poll(&mut self, is_over: &dyn Fn() -> bool) -> Result<(), Failure> {
+        let Self { tracer, printer, .. } = self;
+        printer.all(|sink| tracer.poll(sink), is_over)
     }
 
-    fn print_all(&mut self, events: &[Event]) -> Result<(), Failure> {
-        for event in events {
-            self.print(event)?;
+    /// Disarms, prints what is left, and the counters.
+    fn finish(mut self, end: End) -> Result<Exit, Failure> {
+        for id in self.armed.clone() {
+            self.tracer.stop(id).map_err(kernel_failure)?;
         }
-        self.flush()?;
-        Ok(())
+        let Self { tracer, printer, .. } = &mut self;
+        let stopped = Instant::now();
+        printer.all(|sink| tracer.poll_all(sink), &|| stopped.elapsed() >= FINISH_WITHIN)?;
+        tracer.discard();
+        let reason = match end {
+            End::Limit => DetachReason::Limit,
+            End::Timeout => DetachReason::Ttl,
+            End::Interrupted | End::ReaderGone => DetachReason::Removed,
+            End::ProcessesEnded => DetachReason::ProcessExited,
+        };
+        let mut total = Stats::default();
+        for id in std::mem::take(&mut self.armed) {
+            let stats = self.tracer.stats(id).map_err(kernel_failure)?;
+            add(&mut total, &stats);
+            let detached = self.tracer.remove(id, reason).map_err(kernel_failure)?;
+            if self.arguments.json {
+                self.printer.print(&Event::Stats(stats))?;
+                if let Some(detached) = detached {
+                    self.printer.print(&Event::Detached(detached))?;
+                }
+            }
+        }
+        self.printer.flush()?;
+        if end == End::ProcessesEnded {
+            eprintln!("riptrace: every traced process ended");
+        }
+        eprint!("{}", render::text::stats(&total));
+        Ok(if self.printer.printed > 0 || end == End::ReaderGone { Exit::Ok } else { Exit::NoHit })
+    }
+}
+
+/// Writes events to the terminal or the pipe.
+struct Printer {
+    json: bool,
+    output: Output,
+    text: TextOptions,
+    /// Hits handed to the output.
+    printed: u64,
+    reader: Reader,
+}
+
+impl Printer {
+    /// Prints each event as it comes, so that no more than one is held, until it is time to end or nobody reads.
+    fn all(
+        &mut self,
+        source: impl FnOnce(&mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<()>,
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<(), Failure> {
+        let mut failure = None;
+        // Broken off or not: the caller sees the reason.
+        let _ = source(&mut |event| match self.print(&event) {
+            Ok(()) if self.reader == Reader::There && !is_over() => ControlFlow::Continue(()),
+            Ok(()) => ControlFlow::Break(()),
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        });
+        match failure {
+            Some(failure) => Err(failure),
+            None => Ok(self.flush()?),
+        }
     }
 
     fn print(&mut self, event: &Event) -> Result<(), Failure> {
         if matches!(event, Event::Hit(_)) {
             self.printed += 1;
         }
-        self.reader = match (self.arguments.json, event) {
+        self.reader = match (self.json, event) {
             (true, event) => self.output.text(&render::json::line(event))?,
             (false, Event::Hit(hit)) => self.output.text(&render::text::hit(hit, &self.text))?,
             (false, event) => {
@@ -373,40 +439,6 @@ impl Session<'_> {
     fn flush(&mut self) -> io::Result<()> {
         self.reader = self.output.flush()?;
         Ok(())
-    }
-
-    /// Disarms, prints what is left, and the counters.
-    fn finish(mut self, end: End) -> Result<Exit, Failure> {
-        for id in self.armed.clone() {
-            self.tracer.stop(id).map_err(kernel_failure)?;
-        }
-        let mut events = Vec::new();
-        self.tracer.poll_all(&mut |event| events.push(event));
-        self.print_all(&events)?;
-        let reason = match end {
-            End::Limit => DetachReason::Limit,
-            End::Timeout => DetachReason::Ttl,
-            End::Interrupted | End::ReaderGone => DetachReason::Removed,
-            End::ProcessesEnded => DetachReason::ProcessExited,
-        };
-        let mut total = Stats::default();
-        for id in std::mem::take(&mut self.armed) {
-            let stats = self.tracer.stats(id).map_err(kernel_failure)?;
-            add(&mut total, &stats);
-            let detached = self.tracer.remove(id, reason).map_err(kernel_failure)?;
-            if self.arguments.json {
-                self.print(&Event::Stats(stats))?;
-                if let Some(detached) = detached {
-                    self.print(&Event::Detached(detached))?;
-                }
-            }
-        }
-        self.flush()?;
-        if end == End::ProcessesEnded {
-            eprintln!("riptrace: every traced process ended");
-        }
-        eprint!("{}", render::text::stats(&total));
-        Ok(if self.printed > 0 || end == End::ReaderGone { Exit::Ok } else { Exit::NoHit })
     }
 }
 

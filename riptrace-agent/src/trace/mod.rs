@@ -10,7 +10,7 @@ mod order;
 mod planning;
 mod processes;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
+use std::{collections::HashMap, ops::ControlFlow, path::PathBuf, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use riptrace_common::{
@@ -33,9 +33,12 @@ use crate::{
 };
 
 /// Records that are taken from the ring at once.
-const MAX_BATCH: usize = 4096;
-/// Records that wait for their turn at the most; past it the earliest is released without waiting longer.
-const MAX_WAITING: usize = 64 * 1024;
+const MAX_BATCH: usize = 64;
+/// Bytes of records that wait for their turn at the most. While so many wait, the rest stays in the ring, and what the
+/// ring has no room for is dropped and counted: a reader that is slower than the hits costs neither memory nor delay.
+const MAX_WAITING_BYTES: usize = 8 * 1024 * 1024;
+/// Past the maximum, the earliest are released without waiting longer until so many are left.
+const SURPLUS_BYTES: usize = MAX_WAITING_BYTES / 2;
 
 /// Names a traced binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,6 +95,8 @@ struct Armed {
     since: Instant,
     /// Records that could not be decoded.
     undecodable: u64,
+    /// Records that were taken from the ring and thrown away.
+    discarded: u64,
 }
 
 #[derive(Debug)]
@@ -119,6 +124,8 @@ pub struct Tracer {
     processes: Processes,
     host: HostFacts,
     waiting: Reorder,
+    /// When the latest hit began that was taken from the ring.
+    newest_ns: u64,
     batch: Vec<Bytes>,
 }
 
@@ -141,6 +148,7 @@ impl Tracer {
             processes: Processes::default(),
             host: host::facts(),
             waiting: Reorder::default(),
+            newest_ns: 0,
             batch: Vec::new(),
         })
     }
@@ -216,6 +224,7 @@ impl Tracer {
                         attachment: Some(attachment),
                         since: Instant::now(),
                         undecodable: 0,
+                        discarded: 0,
                     },
                 );
                 let attached = Attached {
@@ -253,67 +262,106 @@ impl Tracer {
         self.kernel.attach(&request.attach_path, &points, scope)
     }
 
-    /// Takes what the kernel side recorded and hands the events over, in the order of the kernel's clock.
-    pub fn poll(&mut self, sink: &mut dyn FnMut(Event)) {
+    /// Takes what the kernel side recorded and hands the events over, in the order of the kernel's clock, until the sink
+    /// breaks off. What it did not get then stays for the next time.
+    pub fn poll(&mut self, sink: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<()> {
         self.host.realtime_minus_monotonic_ns = host::realtime_minus_monotonic_ns();
         let now_ns = host::monotonic_ns();
-        self.drain();
-        self.release(now_ns.saturating_sub(order::HOLD_BACK_NS), sink);
+        // What is left in the ring is not earlier than what was taken, but for the duration of a hit.
+        let newest_ns = if self.drain() { now_ns } else { self.newest_ns };
+        self.release_surplus(sink)?;
+        self.release(newest_ns.saturating_sub(order::HOLD_BACK_NS), sink)
     }
 
     /// The same for everything that is there, without holding any record back. For the end.
-    pub fn poll_all(&mut self, sink: &mut dyn FnMut(Event)) {
+    pub fn poll_all(&mut self, sink: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<()> {
         self.host.realtime_minus_monotonic_ns = host::realtime_minus_monotonic_ns();
-        while self.drain() {
-            self.release_surplus(sink);
+        while !self.drain() {
+            self.release_surplus(sink)?;
         }
-        self.release(u64::MAX, sink);
+        self.release(u64::MAX, sink)
     }
 
-    /// Moves records from the ring to those that wait; whether there may be more.
-    fn drain(&mut self) -> bool {
-        let taken = self.ring.drain(&mut self.batch, MAX_BATCH);
-        for bytes in self.batch.drain(..) {
-            match record::header(&bytes) {
-                Ok(header) => self.waiting.push(header.ktime_ns, header.cpu, header.cpu_seq, bytes),
-                // It is reported when its turn comes: at once.
-                Err(_) => self.waiting.push(0, 0, 0, bytes),
+    /// Throws away what is there, and counts it as dropped.
+    pub fn discard(&mut self) {
+        loop {
+            let empty = self.drain();
+            while let Some(record) = self.waiting.pop_until(u64::MAX) {
+                let of = record::header(&record).ok().and_then(|header| self.armed.get_mut(&header.tracepoint));
+                if let Some(tracepoint) = of {
+                    tracepoint.discarded += 1;
+                }
+            }
+            if empty {
+                return;
             }
         }
-        taken == MAX_BATCH
     }
 
-    fn release(&mut self, until_ns: u64, sink: &mut dyn FnMut(Event)) {
-        self.release_surplus(sink);
+    /// Moves records from the ring to those that wait, as far as there is room; whether the ring is empty.
+    fn drain(&mut self) -> bool {
+        while self.waiting.bytes() < MAX_WAITING_BYTES {
+            let taken = self.ring.drain(&mut self.batch, MAX_BATCH);
+            for bytes in self.batch.drain(..) {
+                match record::header(&bytes) {
+                    Ok(header) => {
+                        self.newest_ns = self.newest_ns.max(header.ktime_ns);
+                        self.waiting.push(header.ktime_ns, header.cpu, header.cpu_seq, bytes);
+                    }
+                    // It is reported when its turn comes: at once.
+                    Err(_) => self.waiting.push(0, 0, 0, bytes),
+                }
+            }
+            if taken < MAX_BATCH {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn release(
+        &mut self,
+        until_ns: u64,
+        sink: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         while let Some(record) = self.waiting.pop_until(until_ns) {
-            self.decode(&record, sink);
+            if let Some(event) = self.decode(&record) {
+                sink(event)?;
+            }
         }
+        ControlFlow::Continue(())
     }
 
-    fn release_surplus(&mut self, sink: &mut dyn FnMut(Event)) {
-        while self.waiting.len() > MAX_WAITING {
-            let Some(record) = self.waiting.pop_until(u64::MAX) else { return };
-            self.decode(&record, sink);
+    fn release_surplus(&mut self, sink: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<()> {
+        if self.waiting.bytes() < MAX_WAITING_BYTES {
+            return ControlFlow::Continue(());
         }
+        while self.waiting.bytes() > SURPLUS_BYTES
+            && let Some(record) = self.waiting.pop_until(u64::MAX)
+        {
+            if let Some(event) = self.decode(&record) {
+                sink(event)?;
+            }
+        }
+        ControlFlow::Continue(())
     }
 
-    fn decode(&mut self, bytes: &Bytes, sink: &mut dyn FnMut(Event)) {
+    /// The event of a record; `None`: its tracepoint was removed.
+    fn decode(&mut self, bytes: &Bytes) -> Option<Event> {
         let header = match record::header(bytes) {
             Ok(header) => header,
             Err(error) => {
-                sink(Event::Error(ErrorEvent { tracepoint: None, message: error.to_string() }));
-                return;
+                return Some(Event::Error(ErrorEvent { tracepoint: None, message: error.to_string() }));
             }
         };
         let Self { sites, armed, images, registry, processes, host, .. } = self;
-        let Some(tracepoint) = armed.get_mut(&header.tracepoint) else { return };
+        let tracepoint = armed.get_mut(&header.tracepoint)?;
         let site = sites.get(&header.site).filter(|site| site.generation == header.generation);
         let known = images.get(tracepoint.image.0);
         let (Some(site), Some(known)) = (site, known) else {
             tracepoint.undecodable += 1;
             let message = format!("a record names site {}, which is not armed", header.site);
-            sink(Event::Error(ErrorEvent { tracepoint: Some(Arc::clone(&tracepoint.id)), message }));
-            return;
+            return Some(Event::Error(ErrorEvent { tracepoint: Some(Arc::clone(&tracepoint.id)), message }));
         };
         let nothing = RawTypes;
         let types: &dyn TypeSource = match &known.image.debug {
@@ -333,13 +381,13 @@ impl Tracer {
         };
         match decode::decode(bytes, &context) {
             Ok(decoded) => {
-                sink(Event::Hit(Box::new(decoded.hit)));
                 self.learn(header.tracepoint, &decoded.unknown_types, &decoded.unknown_code);
+                Some(Event::Hit(Box::new(decoded.hit)))
             }
             Err(error) => {
                 tracepoint.undecodable += 1;
                 let message = error.to_string();
-                sink(Event::Error(ErrorEvent { tracepoint: Some(Arc::clone(&tracepoint.id)), message }));
+                Some(Event::Error(ErrorEvent { tracepoint: Some(Arc::clone(&tracepoint.id)), message }))
             }
         }
     }
@@ -381,13 +429,14 @@ impl Tracer {
     pub fn stats(&self, id: TracepointId) -> Result<Stats, ProbeError> {
         let counters = self.kernel.counters(id.0)?;
         let armed = self.armed.get(&id.0);
+        let discarded = armed.map_or(0, |armed| armed.discarded);
         Ok(Stats {
             tracepoint: armed.map_or_else(|| Arc::from(""), |armed| Arc::clone(&armed.id)),
             hits: counters.hits,
-            emitted: counters.emitted,
+            emitted: counters.emitted.saturating_sub(discarded),
             filtered: counters.filtered,
             throttled: counters.throttled,
-            dropped: counters.dropped,
+            dropped: counters.dropped + discarded,
             failed: counters.failed,
             undecodable: armed.map_or(0, |armed| armed.undecodable),
             mean_run_ns: counters.run_ns.checked_div(counters.hits).unwrap_or(0),

@@ -15,6 +15,7 @@ pub const HOLD_BACK_NS: u64 = 20_000_000;
 #[derive(Debug, Default)]
 pub struct Reorder {
     heap: BinaryHeap<Waiting>,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -56,6 +57,7 @@ impl Ord for Waiting {
 impl Reorder {
     /// Takes a record with its time, CPU and place among the CPU's records.
     pub fn push(&mut self, ktime_ns: u64, cpu: u32, cpu_seq: u64, record: Bytes) {
+        self.bytes += record.len();
         self.heap.push(Waiting { ktime_ns, cpu, cpu_seq, record });
     }
 
@@ -64,13 +66,15 @@ impl Reorder {
         if self.heap.peek()?.ktime_ns > until_ns {
             return None;
         }
-        self.heap.pop().map(|waiting| waiting.record)
+        let record = self.heap.pop()?.record;
+        self.bytes -= record.len();
+        Some(record)
     }
 
-    /// Records that wait.
+    /// Bytes of the records that wait.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.heap.len()
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
@@ -91,6 +95,6 @@ mod tests {
         }
         let released: Vec<_> = std::iter::from_fn(|| reorder.pop_until(20)).collect();
         assert_eq!(released, [&[10, 1][..], &[20, 0], &[20, 1]]);
-        assert_eq!(reorder.len(), 1);
+        assert_eq!(reorder.bytes(), 2, "the one record that is left");
     }
 }
