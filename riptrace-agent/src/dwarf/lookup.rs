@@ -60,7 +60,21 @@ impl DebugInfo {
     }
 
     /// The rows of one file (named as [`Self::files`] names it) from every unit that has it, by address.
-    pub fn line_rows(&self, file: &str) -> Result<Vec<LineRow>, DwarfError> {
+    pub fn line_rows(&self, file: &str) -> Result<Arc<[LineRow]>, DwarfError> {
+        if let Ok(known) = self.file_rows.read()
+            && let Some((name, rows)) = &*known
+            && **name == *file
+        {
+            return Ok(Arc::clone(rows));
+        }
+        let rows: Arc<[LineRow]> = self.read_line_rows(file)?.into();
+        if let Ok(mut known) = self.file_rows.write() {
+            *known = Some((Arc::from(file), Arc::clone(&rows)));
+        }
+        Ok(rows)
+    }
+
+    fn read_line_rows(&self, file: &str) -> Result<Vec<LineRow>, DwarfError> {
         let units = self.index.units_of_file(file);
         let name: Arc<str> = Arc::from(file);
         let next = AtomicUsize::new(0);

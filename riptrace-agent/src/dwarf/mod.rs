@@ -83,6 +83,8 @@ pub struct DebugInfo {
     functions: RwLock<HashMap<u64, Option<Arc<Scopes>>>>,
     /// By index of the unit.
     lines: RwLock<HashMap<u32, Arc<UnitLines>>>,
+    /// The rows of the file that was asked for last: whoever asks for one line of a file asks for more of them.
+    file_rows: RwLock<Option<(Arc<str>, Arc<[LineRow]>)>>,
     /// By offset of the type's entry.
     types: RwLock<HashMap<u64, Arc<GoType>>>,
     /// By name of the type.
@@ -137,6 +139,7 @@ impl DebugInfo {
             abbreviations,
             functions: RwLock::default(),
             lines: RwLock::default(),
+            file_rows: RwLock::default(),
             types: RwLock::default(),
             constants: RwLock::default(),
             eh_frames: OnceLock::new(),

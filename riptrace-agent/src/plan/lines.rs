@@ -18,7 +18,7 @@ pub trait LineSource {
     /// All source files.
     fn file_names(&self) -> Vec<Arc<str>>;
     /// The rows of one file, from everywhere.
-    fn rows_of_file(&self, file: &str) -> Result<Vec<LineRow>, DwarfError>;
+    fn rows_of_file(&self, file: &str) -> Result<Arc<[LineRow]>, DwarfError>;
     /// The rows inside a function, by address.
     fn rows_of(&self, function: &Function) -> Result<Vec<LineRow>, DwarfError>;
     /// The function whose code covers an address.
@@ -36,7 +36,7 @@ impl LineSource for DebugInfo {
         self.files().map(Arc::from).collect()
     }
 
-    fn rows_of_file(&self, file: &str) -> Result<Vec<LineRow>, DwarfError> {
+    fn rows_of_file(&self, file: &str) -> Result<Arc<[LineRow]>, DwarfError> {
         self.line_rows(file)
     }
 
@@ -57,7 +57,7 @@ impl LineSource for DebugInfo {
 pub fn lines_with_code(lines: &dyn LineSource, file: &str) -> Result<BTreeSet<u32>, LocationError> {
     let mut found = BTreeSet::new();
     let mut function: Option<Arc<Function>> = None;
-    for row in lines.rows_of_file(file)? {
+    for row in lines.rows_of_file(file)?.iter() {
         if !function.as_ref().is_some_and(|function| function.contains(row.address)) {
             function = lines.function_at(row.address)?;
             let calls = function.iter().flat_map(|function| &function.inlined);

@@ -322,7 +322,7 @@ impl Search<'_> {
         let mut names: BTreeSet<String> = BTreeSet::new();
         let before = rows.iter().filter(|row| row.line > 0 && row.line <= line).map(|row| row.line).max();
         let after = rows.iter().filter(|row| row.line > line).map(|row| row.line).min();
-        for row in &rows {
+        for row in rows.iter() {
             if row.line != line && Some(row.line) != before && Some(row.line) != after {
                 continue;
             }

@@ -198,7 +198,7 @@ impl LineSource for TableLines<'_> {
         self.table.files().map(Arc::from).collect()
     }
 
-    fn rows_of_file(&self, file: &str) -> Result<Vec<LineRow>, DwarfError> {
+    fn rows_of_file(&self, file: &str) -> Result<Arc<[LineRow]>, DwarfError> {
         Ok(self.table.lines_of_file(file).iter().map(row).collect())
     }
 

@@ -90,8 +90,21 @@ pub enum PlanFailure {
     UnknownImage,
 }
 
-/// Plans a location.
+/// Plans a location, and tells the registry of the types that its interfaces are likely to hold.
 pub(super) fn plan(
+    registry: &mut TypeRegistry,
+    image: &Image,
+    index: u32,
+    wanted: &Wanted,
+) -> Result<PlannedLocation, PlanFailure> {
+    let planned = plan_sites(registry, image, index, wanted)?;
+    if let Some(debug) = &image.debug {
+        preload(registry, image, index, debug, &planned.plans)?;
+    }
+    Ok(planned)
+}
+
+fn plan_sites(
     registry: &mut TypeRegistry,
     image: &Image,
     index: u32,
@@ -114,9 +127,6 @@ pub(super) fn plan(
     let mut plans = Vec::with_capacity(found.sites.len());
     for site in &found.sites {
         plans.push(plan_one(registry, image, index, wanted, site)?);
-    }
-    if let Some(debug) = &image.debug {
-        preload(registry, image, index, debug, &plans)?;
     }
     Ok(PlannedLocation { plans, warnings })
 }
@@ -146,7 +156,7 @@ fn with_reason(error: LocationError, debug: &DebugInfo, image: &Image) -> Locati
 ///
 /// As [`super::Tracer::plan`].
 pub fn plan_alone(image: &Image, wanted: &Wanted) -> Result<PlannedLocation, PlanFailure> {
-    plan(&mut TypeRegistry::new(), image, 0, wanted)
+    plan_sites(&mut TypeRegistry::new(), image, 0, wanted)
 }
 
 fn plan_one(
