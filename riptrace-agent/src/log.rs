@@ -12,7 +12,9 @@ pub const LEVELS_VARIABLE: &str = "RIPTRACE_LOG";
 /// Environment variable with the format, `text` or `json`.
 pub const FORMAT_VARIABLE: &str = "RIPTRACE_LOG_FORMAT";
 /// What is shown when nothing is set.
-pub const DEFAULT_LEVELS: &str = "warn";
+///
+/// What aya warns of when it looks for features, `doctor` and the errors say in words that tell what to do.
+pub const DEFAULT_LEVELS: &str = "aya=error,warn";
 
 /// How diagnostics look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +91,8 @@ mod tests {
             parse_format(Some("xml")).unwrap_err().to_string(),
             "RIPTRACE_LOG_FORMAT=xml is unknown; use text or json"
         );
-        assert_eq!(parse_levels(None).unwrap().to_string(), "warn");
-        assert_eq!(parse_levels(Some("")).unwrap().to_string(), "warn");
+        assert_eq!(parse_levels(None).unwrap().to_string(), DEFAULT_LEVELS);
+        assert_eq!(parse_levels(Some("")).unwrap().to_string(), DEFAULT_LEVELS);
         assert!(parse_levels(Some("riptrace_agent=nonsense")).is_err());
     }
 }

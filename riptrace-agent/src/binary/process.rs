@@ -62,6 +62,12 @@ pub enum ProcessError {
     Binary(#[from] BinaryError),
 }
 
+/// Whether this program runs with root's user id.
+#[must_use]
+pub fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
 /// A process. Its facts are those of the moment at which it was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {

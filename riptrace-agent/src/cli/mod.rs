@@ -93,7 +93,7 @@ pub fn main() -> Exit {
         }
     };
     if let Err(error) = log::init(cli.log_format) {
-        eprintln!("riptrace: {error}");
+        output::note(&format!("riptrace: {error}\n"));
         return Exit::Usage;
     }
     let result = match cli.command {
@@ -106,7 +106,7 @@ pub fn main() -> Exit {
         Command::Man => completions::manual(&Cli::command()),
     };
     result.unwrap_or_else(|failure| {
-        eprintln!("riptrace: {failure}");
+        output::note(&format!("riptrace: {failure}\n"));
         failure.exit
     })
 }

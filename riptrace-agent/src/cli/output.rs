@@ -2,6 +2,12 @@
 
 use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
 
+/// Writes to standard error. That nobody reads it is no reason to end: the kernel's counters and the exit code are still
+/// to be had.
+pub fn note(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
 /// Whether the reader is still there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {

@@ -15,7 +15,7 @@ use riptrace_common::{
 
 use super::{
     Exit, Failure, duration,
-    output::{Output, Reader},
+    output::{Output, Reader, note},
     progress::Progress,
     signals::Interrupted,
     target::{Target, TargetArguments, list},
@@ -306,7 +306,7 @@ impl Session<'_> {
         if self.arguments.json {
             self.printer.print(&Event::Attached(attached))?;
         } else {
-            eprint!("{}", render::text::attached(&attached));
+            note(&render::text::attached(&attached));
         }
         self.printer.flush()?;
         Ok(())
@@ -381,9 +381,9 @@ impl Session<'_> {
         }
         self.printer.flush()?;
         if end == End::ProcessesEnded {
-            eprintln!("riptrace: every traced process ended");
+            note("riptrace: every traced process ended\n");
         }
-        eprint!("{}", render::text::stats(&total));
+        note(&render::text::stats(&total));
         Ok(if self.printer.printed > 0 || end == End::ReaderGone { Exit::Ok } else { Exit::NoHit })
     }
 }
@@ -429,7 +429,7 @@ impl Printer {
             (true, event) => self.output.text(&render::json::line(event))?,
             (false, Event::Hit(hit)) => self.output.text(&render::text::hit(hit, &self.text))?,
             (false, event) => {
-                eprint!("{}", render::text::event(event, &self.text));
+                note(&render::text::event(event, &self.text));
                 self.reader
             }
         };

@@ -4,7 +4,10 @@ use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use super::{Exit, Failure, output::Output};
+use super::{
+    Exit, Failure,
+    output::{Output, note},
+};
 use crate::binary::{
     DebugOptions, Executable,
     process::{self, Process},
@@ -52,15 +55,13 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             output.line(&text)?;
         }
     } else if rows.is_empty() {
-        eprintln!("no Go processes here");
+        note("no Go processes here\n");
     } else {
         output.line(&table(&rows))?;
     }
     output.flush()?;
     if unreadable > 0 {
-        eprintln!(
-            "{unreadable} processes could not be looked at: run as root, or with CAP_SYS_PTRACE; see riptrace doctor"
-        );
+        note(&format!("{}\n", super::target::not_looked_at(unreadable)));
     }
     Ok(Exit::Ok)
 }

@@ -147,7 +147,7 @@ impl TargetArguments {
             what += &format!(" is in container {container}");
         }
         if unreadable > 0 {
-            what += &format!(" ({unreadable} processes could not be looked at: not enough privileges)");
+            what += &format!(" ({})", not_looked_at(unreadable));
         }
         let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
         names.sort_unstable();
@@ -165,6 +165,14 @@ fn bind(error: ProcessError) -> Failure {
         ProcessError::Read { source, .. } if denied(source) => Failure::unable(error),
         _ => Failure::unbound(error),
     }
+}
+
+/// How many processes were not readable, and what helps: for root it is not root's privileges that are missing.
+pub(super) fn not_looked_at(unreadable: usize) -> String {
+    let processes = if unreadable == 1 { "1 process".to_owned() } else { format!("{unreadable} processes") };
+    let advice =
+        if process::is_root() { "protected from root here" } else { "run as root, or with CAP_SYS_PTRACE" };
+    format!("{processes} could not be looked at: {advice}; see riptrace doctor")
 }
 
 /// The first few of several candidates, and how many there are beyond them.

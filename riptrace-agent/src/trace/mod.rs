@@ -287,7 +287,8 @@ impl Tracer {
         loop {
             let empty = self.drain();
             while let Some(record) = self.waiting.pop_until(u64::MAX) {
-                let of = record::header(&record).ok().and_then(|header| self.armed.get_mut(&header.tracepoint));
+                let of =
+                    record::header(&record).ok().and_then(|header| self.armed.get_mut(&header.tracepoint));
                 if let Some(tracepoint) = of {
                     tracepoint.discarded += 1;
                 }
@@ -319,11 +320,7 @@ impl Tracer {
         false
     }
 
-    fn release(
-        &mut self,
-        until_ns: u64,
-        sink: &mut dyn FnMut(Event) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn release(&mut self, until_ns: u64, sink: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<()> {
         while let Some(record) = self.waiting.pop_until(until_ns) {
             if let Some(event) = self.decode(&record) {
                 sink(event)?;
