@@ -65,9 +65,10 @@ fn source_name(name: &str) -> (&str, bool) {
     name.strip_prefix('&').map_or((name, false), |name| (name, true))
 }
 
-/// Names that only the compiler knows.
+/// Names that only the compiler knows. `s.ptr` is a slot into which Go 1.27 spills a part of `s`: it has one place for the
+/// whole function, but holds the part only after the spill.
 fn is_hidden(name: &str) -> bool {
-    name.is_empty() || name == "_" || name.starts_with(['.', '~', '#'])
+    name.is_empty() || name == "_" || name.contains('.') || name.starts_with(['~', '#'])
 }
 
 /// Closures and bodies of range-over-func loops; only they have captured variables.
@@ -386,5 +387,26 @@ impl Site<'_, '_> {
     /// Whether the stores at the function's start lie behind.
     fn is_in_body(&self) -> bool {
         self.address >= self.prologue().1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_compiler_made_up_is_hidden() {
+        for (name, hidden) in [
+            ("s", false),
+            ("größe", false),
+            ("_", true),
+            ("~r0", true),
+            (".dict", true),
+            ("#yield1", true),
+            ("s.ptr", true),
+            ("s.len", true),
+        ] {
+            assert_eq!(is_hidden(name), hidden, "{name}");
+        }
     }
 }
