@@ -294,9 +294,9 @@ fn preload_closures(
     plans: &[SitePlan],
 ) -> Result<(), RegistryError> {
     let Ok(table) = image.executable.pclntab() else { return Ok(()) };
-    let with_funcs = plans.iter().filter(|plan| {
-        plan.variables.iter().any(|variable| debug.get(variable.ty).shape == Shape::Func)
-    });
+    let with_funcs = plans
+        .iter()
+        .filter(|plan| plan.variables.iter().any(|variable| debug.get(variable.ty).shape == Shape::Func));
     let packages: HashSet<&str> = with_funcs.map(|plan| package_of(&plan.location.function)).collect();
     for package in packages {
         let closures = table.functions().filter(|function| {
