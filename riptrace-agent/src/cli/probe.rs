@@ -69,7 +69,8 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
 
-    /// Only this variable or field path (repeatable): o, o.ID, o.Items[0].Price.
+    /// Only this variable or field path (repeatable): o, o.ID, o.Items[0].Price; orders.Open for a variable of the
+    /// location's package.
     #[arg(long, value_name = "EXPR")]
     capture: Vec<String>,
 

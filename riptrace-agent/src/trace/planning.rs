@@ -8,12 +8,12 @@ use riptrace_common::wire::event::Trigger;
 use super::Image;
 use crate::{
     binary::BinaryError,
-    dwarf::{DebugInfo, DwarfError},
+    dwarf::{DebugInfo, DwarfError, VisibleVariable},
     golang::types::{Shape, TypeId, TypeSource},
     plan::{
         CaptureLimits, SitePlan,
         captures::{PlanError, SiteContext, plan_site},
-        path::PathExpression,
+        path::{PathExpression, PathStep},
         sites::{self, LocationError, LocationRequest, Site},
         stripped::{RawTypes, TableLines, argument_registers},
         types::{COMMON_DYNAMIC_TYPES, RegistryError, TypeRegistry},
@@ -185,9 +185,12 @@ fn plan_one(
         }
     };
     let mut variables = debug.variables_between(function, site.scope_address, address)?;
+    let package = package_of(&site.location.function);
     if wanted.globals {
-        variables.extend(debug.globals(package_of(&site.location.function))?);
+        variables.extend(debug.globals(package)?);
     }
+    let globals = || debug.globals(package);
+    let captures = with_package_variables(&wanted.captures, package, globals, &mut variables)?;
     let dictionary = debug.dictionary_at(function, address)?;
     let context = SiteContext {
         image: index,
@@ -198,7 +201,7 @@ fn plan_one(
         dictionary: dictionary.as_ref(),
         limits: wanted.limits,
     };
-    Ok(plan_site(registry, &context, &variables, &wanted.captures)?)
+    Ok(plan_site(registry, &context, &variables, &captures)?)
 }
 
 /// CFA minus SP by the runtime's own table, for a binary without debug data.
@@ -206,6 +209,37 @@ fn cfa_from_table(image: &Image, address: u64) -> Option<i32> {
     const RETURN_ADDRESS_BYTES: i32 = 8;
     let function = image.executable.pclntab().ok()?.function_at(address)?;
     i32::try_from(function.sp_delta_at(address)?).ok()?.checked_add(RETURN_ADDRESS_BYTES)
+}
+
+/// `server.ErrClosed`, where no variable in scope is called `server`: a variable of the location's package. It is written
+/// with the package's name, so that it is never taken for a local variable that the compiler left out.
+fn with_package_variables(
+    captures: &[PathExpression],
+    package: &str,
+    globals: impl FnOnce() -> Result<Vec<VisibleVariable>, DwarfError>,
+    variables: &mut Vec<VisibleVariable>,
+) -> Result<Vec<PathExpression>, DwarfError> {
+    let short = package.rsplit('/').next().unwrap_or(package);
+    let mut captures = captures.to_vec();
+    let mut of_package: Vec<&mut PathExpression> = captures
+        .iter_mut()
+        .filter(|capture| *capture.variable == *short && variables.iter().all(|known| &*known.name != short))
+        .collect();
+    if of_package.is_empty() {
+        return Ok(captures);
+    }
+    let globals = globals()?;
+    for capture in &mut of_package {
+        let Some(PathStep::Field(name)) = capture.steps.first() else { continue };
+        let full = format!("{package}.{name}");
+        if let Some(global) = globals.iter().find(|global| *global.name == *full) {
+            let name: Arc<str> = format!("{short}.{name}").into();
+            variables.push(VisibleVariable { name: Arc::clone(&name), ..global.clone() });
+            capture.variable = name;
+            capture.steps.remove(0);
+        }
+    }
+    Ok(captures)
 }
 
 /// The import path in a function's full name: `net/http` of `net/http.(*Server).Serve`.
@@ -297,7 +331,12 @@ fn preload_closures(
     let with_funcs = plans
         .iter()
         .filter(|plan| plan.variables.iter().any(|variable| debug.get(variable.ty).shape == Shape::Func));
-    let packages: HashSet<&str> = with_funcs.map(|plan| package_of(&plan.location.function)).collect();
+    let own = with_funcs.map(|plan| package_of(&plan.location.function));
+    let mut packages: HashSet<&str> = own.collect();
+    // A `context.CancelFunc` is the one func of another package that almost every program keeps.
+    if !packages.is_empty() {
+        packages.insert("context");
+    }
     for package in packages {
         let closures = table.functions().filter(|function| {
             let rest = function.name().strip_prefix(package).and_then(|rest| rest.strip_prefix('.'));
@@ -333,7 +372,42 @@ pub(super) fn learn(
 
 #[cfg(test)]
 mod tests {
+    use riptrace_common::wire::{event::Role, value::Unavailable};
+
     use super::*;
+    use crate::dwarf::VariableLocation;
+
+    #[test]
+    fn a_variable_of_the_package_is_named_with_it_unless_a_local_one_has_the_package_s_name() {
+        let variable = |name: &str, role| VisibleVariable {
+            name: name.into(),
+            role,
+            ty: TypeId(0),
+            decl_line: 0,
+            location: VariableLocation::Unavailable(Unavailable::OptimizedOut),
+            dict_index: None,
+        };
+        let globals = || Ok(vec![variable("example.org/shop/orders.Open", Role::Global)]);
+        let captures: Vec<_> = ["orders.Open.Count", "orders.Shut", "Open", "o"]
+            .iter()
+            .map(|text| PathExpression::parse(text).unwrap())
+            .collect();
+        let first = |local: &str| {
+            let mut variables = vec![variable(local, Role::Local)];
+            let captures =
+                with_package_variables(&captures, "example.org/shop/orders", globals, &mut variables)
+                    .unwrap();
+            let names: Vec<String> = variables.iter().map(|variable| variable.name.to_string()).collect();
+            let asked: Vec<String> = captures.iter().map(|capture| capture.variable.to_string()).collect();
+            (names, asked)
+        };
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            first("o"),
+            (words(&["o", "orders.Open"]), words(&["orders.Open", "orders", "Open", "o"]))
+        );
+        assert_eq!(first("orders"), (words(&["orders"]), words(&["orders", "orders", "Open", "o"])));
+    }
 
     #[test]
     fn a_function_s_package_is_its_import_path() {
