@@ -72,6 +72,9 @@ const MAX_CACHED_LINES: usize = 64;
 /// The same for functions with all that is in them.
 const MAX_CACHED_FUNCTIONS: usize = 4096;
 
+/// A source file and its rows.
+type FileRows = (Arc<str>, Arc<[LineRow]>);
+
 /// The debug data of one binary. Reads on demand: an answer is computed from the sections and the index, and kept.
 #[derive(Debug)]
 pub struct DebugInfo {
@@ -84,7 +87,7 @@ pub struct DebugInfo {
     /// By index of the unit.
     lines: RwLock<HashMap<u32, Arc<UnitLines>>>,
     /// The rows of the file that was asked for last: whoever asks for one line of a file asks for more of them.
-    file_rows: RwLock<Option<(Arc<str>, Arc<[LineRow]>)>>,
+    file_rows: RwLock<Option<FileRows>>,
     /// By offset of the type's entry.
     types: RwLock<HashMap<u64, Arc<GoType>>>,
     /// By name of the type.

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Names of Go's basic types and a few others that `any` values often have, for [`TypeRegistry::preload`].
-pub const COMMON_DYNAMIC_TYPES: [&str; 26] = [
+pub const COMMON_DYNAMIC_TYPES: [&str; 27] = [
     "bool",
     "int",
     "int8",
@@ -53,6 +53,8 @@ pub const COMMON_DYNAMIC_TYPES: [&str; 26] = [
     "time.Duration",
     "time.Time",
     "*errors.errorString",
+    // What the `done` of every context holds.
+    "chan struct {}",
     "*fmt.wrapError",
 ];
 
