@@ -2,7 +2,8 @@
 //!
 //! The BPF target has no prebuilt `core`, so it is built from `rust-src` with `-Z build-std` on the pinned stable
 //! compiler; `RUSTC_BOOTSTRAP=1` is set for that one build only. `RIPTRACE_EBPF_OBJECT` names an object that was built
-//! before, for build machines that have no bpf-linker.
+//! before, for build machines that have no bpf-linker. `RIPTRACE_SKIP_EBPF=1` leaves it out, for builds that load nothing
+//! into a kernel (the fuzz targets): such a `riptrace` says so when it is to load it.
 
 use std::{
     env,
@@ -28,6 +29,7 @@ fn main() -> Result<()> {
     }
 
     println!("cargo::rerun-if-env-changed=RIPTRACE_EBPF_OBJECT");
+    println!("cargo::rerun-if-env-changed=RIPTRACE_SKIP_EBPF");
     println!("cargo::rerun-if-env-changed=PATH");
     for input in
         ["riptrace-ebpf", "riptrace-common/src/abi", "riptrace-common/Cargo.toml", "rust-toolchain.toml"]
@@ -39,6 +41,11 @@ fn main() -> Result<()> {
         let built = PathBuf::from(built);
         println!("cargo::rerun-if-changed={}", built.display());
         fs::copy(&built, &object).with_context(|| format!("copying {}", built.display()))?;
+        return Ok(());
+    }
+
+    if env::var_os("RIPTRACE_SKIP_EBPF").is_some_and(|value| value == "1") {
+        fs::write(&object, []).with_context(|| format!("writing {}", object.display()))?;
         return Ok(());
     }
 

@@ -37,6 +37,11 @@ pub enum ProbeError {
         /// `riptrace_common::abi::ABI_VERSION`.
         expected: u32,
     },
+    /// This binary was built with `RIPTRACE_SKIP_EBPF=1`.
+    #[error(
+        "this binary was built without the kernel side (RIPTRACE_SKIP_EBPF=1); rebuild RipTrace without that"
+    )]
+    NoObject,
     /// The object in this binary is damaged.
     #[error("the kernel side in this binary is unreadable ({reason}); rebuild RipTrace")]
     BadObject {

@@ -60,6 +60,9 @@ const MAX_SCRATCH_PER_CPU: u32 = 8;
 /// The object carries the version it was compiled with in its read-only data.
 fn check_abi_version(bytes: &[u8]) -> Result<(), ProbeError> {
     let bad = |reason: String| ProbeError::BadObject { reason };
+    if bytes.is_empty() {
+        return Err(ProbeError::NoObject);
+    }
     let file = object::File::parse(bytes).map_err(|error| bad(error.to_string()))?;
     let symbol = file
         .symbols()
