@@ -14,6 +14,10 @@ use object::{
 const MAX_SEGMENTS: usize = 1024;
 /// As with [`MAX_SEGMENTS`], for sections (`-ffunction-sections` objects are not executables).
 const MAX_SECTIONS: usize = 16384;
+/// What is kept of a section's name: damaged names may all run to the end of one large table.
+const MAX_NAME_BYTES: usize = 256;
+/// Places that are searched for a note.
+const MAX_NOTES: usize = 64;
 
 const ENDIAN: LittleEndian = LittleEndian;
 
@@ -162,7 +166,9 @@ impl Elf {
             .filter(|end| *end <= file_bytes)
             .map(|end| offset..end)
             .ok_or_else(|| damaged("a segment lies outside of the file"));
-        let memory_end = address.checked_add(memory_bytes).ok_or_else(|| damaged("a segment wraps around"));
+        // Some linkers leave the size in memory of what is not loaded at zero; addresses count up to the larger one.
+        let memory_end =
+            address.checked_add(memory_bytes.max(bytes)).ok_or_else(|| damaged("a segment wraps around"));
         match program.p_type(ENDIAN) {
             elf::PT_LOAD => {
                 let _: Range<u64> = file_range?;
@@ -265,7 +271,7 @@ impl Elf {
             .filter(|section| section.name.starts_with(".note"))
             .map(|section| (section.offset..section.offset.saturating_add(section.bytes), 4));
         let from_segments = self.notes.iter().cloned();
-        from_segments.chain(from_sections).find_map(|(range, align)| {
+        from_segments.chain(from_sections).take(MAX_NOTES).find_map(|(range, align)| {
             let data =
                 self.bytes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)?;
             let mut notes = NoteIterator::<Header>::new(ENDIAN, align, data).ok()?;
@@ -389,7 +395,7 @@ fn sections(header: &Header, data: &[u8]) -> Result<Vec<Section>, ElfError> {
         .map(|section| Section {
             name: section
                 .name(ENDIAN, names)
-                .map(|name| String::from_utf8_lossy(name).into_owned())
+                .map(|name| String::from_utf8_lossy(name.get(..MAX_NAME_BYTES).unwrap_or(name)).into_owned())
                 .unwrap_or_default(),
             address: section.sh_addr(ENDIAN),
             offset: section.sh_offset(ENDIAN),

@@ -29,6 +29,9 @@ use crate::{
 /// Where build info is searched when no section names it; the linker puts it near the start of the data segment.
 const BUILD_INFO_SEARCH_BYTES: usize = 1 << 20;
 
+/// Places that look like the start of a line table and are checked from there on.
+const MAX_LINE_TABLES: usize = 16;
+
 const NT_GNU_BUILD_ID: u32 = 3;
 const NT_GO_BUILD_ID: u32 = 4;
 
@@ -294,6 +297,7 @@ impl Executable {
                 .enumerate()
                 .filter(|(_, chunk)| Pclntab::looks_like(chunk))
                 .map(|(index, _)| index * pclntab::ALIGNMENT)
+                .take(MAX_LINE_TABLES)
                 .find(|offset| Pclntab::parse(bytes.slice(offset..), Context::default()).is_ok())?;
             Some(LineTable { address: segment.address + offset as u64, bytes: bytes.slice(offset..) })
         })

@@ -10,6 +10,8 @@ use crate::{
 
 /// An itab has five words before its methods; a list with more entries than this is taken for damaged.
 const MAX_ITABS: u64 = 1 << 22;
+/// Words that point at the line table: the moduledata's, and few others. Each is looked at with all relocations.
+const MAX_CANDIDATES: usize = 16;
 
 /// An itab that the symbol table names: the link between a concrete type and an interface that it implements.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,7 +154,7 @@ impl Executable {
         if self.is_pie() {
             let mut candidates = Vec::new();
             self.elf().for_each_relative_relocation(|at, value| {
-                if value == target {
+                if value == target && candidates.len() < MAX_CANDIDATES {
                     candidates.push(at);
                 }
             });
@@ -166,10 +168,13 @@ impl Executable {
         let section = elf.section(".go.module").map(|section| section.address);
         let segments = elf.segments.iter().filter(|segment| segment.writable).map(|segment| segment.address);
         section.into_iter().chain(segments).find_map(|start| {
-            let start = start.next_multiple_of(8);
+            let start = start.checked_next_multiple_of(8)?;
             let bytes = elf.read_to_end(start)?;
             let words = bytes.as_chunks::<8>().0.iter().enumerate().filter(|(_, chunk)| **chunk == pattern);
-            words.map(|(index, _)| start + index as u64 * 8).find(|address| wanted(*address))
+            words
+                .map(|(index, _)| start + index as u64 * 8)
+                .take(MAX_CANDIDATES)
+                .find(|address| wanted(*address))
         })
     }
 }
