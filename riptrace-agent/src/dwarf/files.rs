@@ -1,11 +1,14 @@
 //! The file tables of line programs.
 
-use gimli::{AttributeValue, DebugLineOffset, LineProgramHeader};
+use gimli::{AttributeValue, DebugLineOffset, LineProgramHeader, Section as _};
 
 use super::unit::{Slice, Unit, View};
 
 /// No compiler names more files in a unit.
 const MAX_FILES: usize = 1 << 20;
+/// Bytes of all names of a unit's files: so many, and so many times the bytes of `.debug_line`.
+const MIN_NAME_BYTES: usize = 1 << 20;
+const MAX_REPEATED: usize = 16;
 
 /// The names of a unit's files.
 pub(crate) fn names_of(view: &View<'_>, unit: &Unit<'_>, line_program: u64, is_go: bool) -> Vec<String> {
@@ -30,14 +33,18 @@ pub(crate) fn table<'a>(
     // Version 5 counts from 0, older ones from 1.
     let first = usize::from(header.version() < 5);
     let mut out: Vec<Option<String>> = vec![None; first];
+    // Files may share a long directory, which each repeats.
+    let mut budget = MIN_NAME_BYTES + MAX_REPEATED * view.dwarf.debug_line.reader().len();
     for file in header.file_names().iter().take(MAX_FILES) {
         let name = text(view, unit, file.path_name());
         let directory = file.directory(header).map(|directory| text(view, unit, directory));
-        out.push(
-            name.as_deref()
-                .filter(|name| !name.is_empty() && *name != "?")
-                .map(|name| join(comp_dir, directory.flatten().as_deref(), name)),
-        );
+        let name = name
+            .as_deref()
+            .filter(|name| !name.is_empty() && *name != "?")
+            .map(|name| join(comp_dir, directory.flatten().as_deref(), name));
+        let Some(left) = budget.checked_sub(name.as_ref().map_or(0, String::len)) else { break };
+        budget = left;
+        out.push(name);
     }
     out
 }

@@ -1,8 +1,11 @@
 //! The one pass over all debug data that makes the [`Index`](super::index::Index), spread over the processors.
 
 use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicUsize, Ordering},
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use gimli::AttributeValue;
@@ -21,7 +24,7 @@ const MAX_UNITS: usize = 1 << 20;
 #[derive(Default)]
 struct UnitContents {
     contents: Contents,
-    files: Vec<String>,
+    files: Arc<[String]>,
     name: String,
     producer: String,
     line_program: Option<u32>,
@@ -55,11 +58,12 @@ pub(crate) fn scan(sections: &Sections, abbreviations: &AbbreviationCache) -> Re
     let mut order: Vec<usize> = (0..bounds.len()).collect();
     order.sort_by_key(|&unit| std::cmp::Reverse(bounds[unit].1 - bounds[unit].0));
     let next = AtomicUsize::new(0);
+    let files = Files::default();
     let worker = || {
         let view = View::new(sections, abbreviations);
         let mut done: Vec<(usize, UnitContents)> = Vec::new();
         while let Some(&unit) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-            done.push((unit, scan_unit(&view, bounds[unit].0)));
+            done.push((unit, scan_unit(&view, bounds[unit].0, &files)));
         }
         done
     };
@@ -81,8 +85,13 @@ pub(crate) fn scan(sections: &Sections, abbreviations: &AbbreviationCache) -> Re
 fn merge(bounds: &[(u32, u32)], parts: Vec<(usize, UnitContents)>, frames: Vec<(u64, u32)>) -> Contents {
     let mut all = Contents { frames, ..Contents::default() };
     let mut by_file: BTreeMap<String, Vec<u32>> = BTreeMap::new();
-    for (unit, part) in parts {
+    // Units that share a line program have the same rows: its files lead to the first of them.
+    let mut line_programs = HashSet::new();
+    for (unit, mut part) in parts {
         let (start, end) = bounds[unit];
+        if part.line_program.is_some_and(|program| !line_programs.insert(program)) {
+            part.files = Arc::default();
+        }
         let name = put_text(&mut all.text, &part.name);
         let producer = put_text(&mut all.text, &part.producer);
         let index = u32::try_from(all.units.len()).unwrap_or(u32::MAX);
@@ -94,8 +103,8 @@ fn merge(bounds: &[(u32, u32)], parts: Vec<(usize, UnitContents)>, frames: Vec<(
             producer,
             is_go: part.is_go,
         });
-        for file in part.files {
-            let units = by_file.entry(file).or_default();
+        for file in part.files.iter() {
+            let units = by_file.entry(file.clone()).or_default();
             if units.last() != Some(&index) {
                 units.push(index);
             }
@@ -125,7 +134,32 @@ fn put_text(text: &mut Vec<u8>, value: &str) -> (u32, u32) {
     (offset, length)
 }
 
-fn scan_unit(view: &View<'_>, start: u32) -> UnitContents {
+/// The files of line programs, by offset.
+type Files = Mutex<HashMap<u32, Arc<[String]>>>;
+
+fn files_of(
+    view: &View<'_>,
+    unit: &Unit<'_>,
+    line_program: u32,
+    is_go: bool,
+    known: &Files,
+) -> Arc<[String]> {
+    if let Ok(known) = known.lock()
+        && let Some(files) = known.get(&line_program)
+    {
+        return Arc::clone(files);
+    }
+    let mut files = files::names_of(view, unit, u64::from(line_program), is_go);
+    files.sort_unstable();
+    files.dedup();
+    let files: Arc<[String]> = Arc::from(files);
+    if let Ok(mut known) = known.lock() {
+        known.insert(line_program, Arc::clone(&files));
+    }
+    files
+}
+
+fn scan_unit(view: &View<'_>, start: u32, files: &Files) -> UnitContents {
     let mut out = UnitContents::default();
     let Ok(unit) = view.unit(u64::from(start)) else { return out };
     if let Ok(root) = unit.entry(unit.header.root_offset()) {
@@ -148,9 +182,7 @@ fn scan_unit(view: &View<'_>, start: u32) -> UnitContents {
         }
     }
     if let Some(offset) = out.line_program {
-        out.files = files::names_of(view, &unit, u64::from(offset), out.is_go);
-        out.files.sort_unstable();
-        out.files.dedup();
+        out.files = files_of(view, &unit, offset, out.is_go, files);
     }
     // What was read until damage is kept.
     let _ = scan_entries(view, &unit, &mut out);
@@ -163,6 +195,8 @@ fn scan_entries<'a>(view: &View<'a>, unit: &Unit<'a>, out: &mut UnitContents) ->
     let mut entries = unit.entries_raw(None)?;
     // The out-of-line function around the current entry, and the depth of its children.
     let mut function: Option<(u32, isize)> = None;
+    // A function's entry has more bytes than this; most have one range.
+    let mut budget = 1024 + unit.header.length_including_self() / 8;
     while !entries.is_empty() {
         let offset = entries.next_offset();
         let depth = entries.next_depth();
@@ -198,7 +232,7 @@ fn scan_entries<'a>(view: &View<'a>, unit: &Unit<'a>, out: &mut UnitContents) ->
                 if declaration {
                     continue;
                 }
-                let ranges = if pc.is_some() { view.ranges(unit, &pc) } else { Vec::new() };
+                let ranges = if pc.is_some() { view.ranges(unit, &pc, &mut budget) } else { Vec::new() };
                 if !ranges.is_empty() {
                     contents.functions.extend(ranges.iter().map(|range| (range.start, range.end, die)));
                     function = Some((die, depth + 1));

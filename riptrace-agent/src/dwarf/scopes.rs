@@ -149,6 +149,8 @@ pub(crate) fn covers(ranges: &[Range<u64>], address: u64) -> bool {
 
 /// No function has more variables, blocks or inlined calls.
 const MAX_ENTRIES: usize = 1 << 20;
+/// Ranges of a function, and of all that is in it.
+const MAX_RANGES: usize = 1 << 16;
 
 /// Reads the function at `die`. `Ok(None)`: what lies there is no function with code.
 pub(crate) fn read(
@@ -171,7 +173,8 @@ pub(crate) fn read(
         let attribute = entries.read_attribute(spec).map_err(&broken)?;
         head.take(view, unit, attribute.name(), attribute.value());
     }
-    let ranges = view.ranges(unit, &head.pc);
+    let mut budget = MAX_RANGES;
+    let ranges = view.ranges(unit, &head.pc, &mut budget);
     let Some(entry) = ranges.first().map(|range| range.start) else { return Ok(None) };
     let origin = head.origin.map(origins).unwrap_or_default();
     // C puts the cold part of a function in front of it; the entry is where low_pc says.
@@ -204,7 +207,7 @@ pub(crate) fn read(
     let mut inlined: Vec<InlinedInstance> = Vec::new();
     if abbreviation.has_children() {
         // Damage inside leaves what was read before it.
-        let _ = read_children(view, unit, entries, lines, origins, &mut out, &mut inlined);
+        let _ = read_children(view, unit, entries, lines, origins, &mut budget, &mut out, &mut inlined);
     }
     if let Some(function) = Arc::get_mut(&mut out.function) {
         function.inlined = inlined;
@@ -218,6 +221,7 @@ fn read_children<'a>(
     mut entries: gimli::EntriesRaw<'_, Slice<'a>>,
     lines: &UnitLines,
     origins: &dyn Fn(u64) -> Abstract,
+    budget: &mut usize,
     out: &mut Scopes,
     inlined: &mut Vec<InlinedInstance>,
 ) -> Result<(), gimli::Error> {
@@ -271,7 +275,7 @@ fn read_children<'a>(
                             Owner::Block(parent) => out.blocks.get(parent).map_or(0, |block| block.depth + 1),
                             _ => 0,
                         };
-                        out.blocks.push(Block { ranges: view.ranges(unit, &pc), depth });
+                        out.blocks.push(Block { ranges: view.ranges(unit, &pc, budget), depth });
                         Some(Owner::Block(out.blocks.len() - 1))
                     }
                 };
@@ -288,7 +292,7 @@ fn read_children<'a>(
                         Owner::Inlined(parent) => Some(parent),
                         Owner::Function | Owner::Block(_) => None,
                     };
-                    let ranges = view.ranges(unit, &head.pc);
+                    let ranges = view.ranges(unit, &head.pc, budget);
                     let decl_file = ranges
                         .first()
                         .and_then(|range| lines.at(range.start))

@@ -163,13 +163,23 @@ impl<'a> View<'a> {
         self.dwarf.attr_string(unit, value).ok().map(|bytes| String::from_utf8_lossy(bytes.slice()))
     }
 
-    /// Addresses from `DW_AT_low_pc`, `DW_AT_high_pc` and `DW_AT_ranges`, ascending, without empty ones.
-    pub(crate) fn ranges(&self, unit: &Unit<'a>, attributes: &PcAttributes<'a>) -> Vec<Range<u64>> {
+    /// Addresses from `DW_AT_low_pc`, `DW_AT_high_pc` and `DW_AT_ranges`, ascending, without empty ones. `budget`: how
+    /// many ranges the entries that it is for may still have. All may name the same long list, which would be read and
+    /// kept once for each.
+    pub(crate) fn ranges(
+        &self,
+        unit: &Unit<'a>,
+        attributes: &PcAttributes<'a>,
+        budget: &mut usize,
+    ) -> Vec<Range<u64>> {
         let mut out: Vec<Range<u64>> = Vec::new();
         if let Some(value) = attributes.ranges
             && let Ok(Some(mut ranges)) = self.dwarf.attr_ranges(unit, value)
         {
-            while let Ok(Some(range)) = ranges.next() {
+            while let Some(left) = budget.checked_sub(1)
+                && let Ok(Some(range)) = ranges.next()
+            {
+                *budget = left;
                 if range.begin < range.end {
                     out.push(range.begin..range.end);
                 }
