@@ -129,28 +129,43 @@ struct Call {
 
 /// The inlined calls of a function, outer before inner.
 fn inlined_calls(function: &pclntab::Function<'_>) -> Vec<InlinedInstance> {
+    let runs = function.lines();
+    let run_at = |address: u64| {
+        let behind = runs.partition_point(|run| run.address <= address);
+        behind.checked_sub(1).and_then(|at| runs.get(at)).filter(|run| address < run.end)
+    };
     let mut calls: BTreeMap<i32, Call> = BTreeMap::new();
-    for run in function.lines().iter().filter(|run| run.inlined >= 0) {
-        let frames = function.frames(run.address);
-        let mut chain = vec![run.inlined];
-        while let Some(&last) = chain.last()
-            && last >= 0
-            && chain.len() <= MAX_INLINED
-        {
-            chain.push(function.inline_parent(last));
+    for run in runs.iter().filter(|run| run.inlined >= 0) {
+        // A call is looked up once: its other runs have the same calls around them.
+        if !calls.contains_key(&run.inlined) {
+            let mut levels: Vec<(i32, Call)> = Vec::new();
+            let (mut index, mut file) = (run.inlined, run.file);
+            while index >= 0
+                && levels.len() < MAX_INLINED
+                && let Some(call) = function.inlined_at(index)
+            {
+                let outer = run_at(call.call_address);
+                let call = Call {
+                    name: Arc::from(call.name),
+                    ranges: Vec::new(),
+                    call_file: Arc::from(outer.map_or("", |outer| outer.file)),
+                    call_line: outer.map_or(0, |outer| outer.line),
+                    file: Arc::from(file),
+                    start_line: call.start_line,
+                    around: Vec::new(),
+                };
+                levels.push((index, call));
+                (index, file) = outer.map_or((-1, ""), |outer| (outer.inlined, outer.file));
+            }
+            let chain: Vec<i32> = levels.iter().map(|(index, _)| *index).collect();
+            for (level, (index, call)) in levels.into_iter().enumerate() {
+                let around = chain.get(level + 1..).unwrap_or_default().to_vec();
+                calls.entry(index).or_insert(Call { around, ..call });
+            }
         }
-        chain.retain(|&index| index >= 0);
-        for (level, &index) in chain.iter().enumerate() {
-            let (Some(inner), Some(outer)) = (frames.get(level), frames.get(level + 1)) else { break };
-            let call = calls.entry(index).or_insert_with(|| Call {
-                name: Arc::from(inner.function),
-                ranges: Vec::new(),
-                call_file: Arc::from(outer.file),
-                call_line: outer.line,
-                file: Arc::from(inner.file),
-                start_line: inner.start_line,
-                around: chain[level + 1..].to_vec(),
-            });
+        let around = calls.get(&run.inlined).map(|call| call.around.clone()).unwrap_or_default();
+        for index in std::iter::once(run.inlined).chain(around) {
+            let Some(call) = calls.get_mut(&index) else { continue };
             match call.ranges.last_mut() {
                 Some(before) if before.end == run.address => before.end = run.end,
                 _ => call.ranges.push(run.address..run.end),

@@ -1,6 +1,6 @@
 //! A function of the line table: its code, lines and inlined calls.
 
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range};
 
 use super::{LineRange, Pclntab, half, values::Values};
 
@@ -9,7 +9,7 @@ const FUNCDATA_INL_TREE: u32 = 3;
 /// `abi.ArgsSizeUnknown`.
 const ARGS_UNKNOWN: i32 = i32::MIN;
 /// Frames that one address is expanded to at the most; deeper inlining does not occur, a loop in a broken table might.
-const MAX_INLINED: usize = 1000;
+const MAX_INLINED: usize = 128;
 
 const FLAG_TOP_FRAME: u8 = 1 << 0;
 const FLAG_SP_WRITE: u8 = 1 << 1;
@@ -43,6 +43,17 @@ pub struct Frame<'a> {
     pub inlined: bool,
     /// Code that the compiler made up (method wrappers, `defer` wrappers, hash functions), which stacks usually leave out.
     pub wrapper: bool,
+}
+
+/// A call that was inlined, as the inline tree has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InlinedAt<'a> {
+    /// Full name of the function that was inlined.
+    pub name: &'a str,
+    /// Line of its `func` keyword; 0 if unknown.
+    pub start_line: u32,
+    /// An address that stands for the call: its line is the call's.
+    pub call_address: u64,
 }
 
 impl<'a> Function<'a> {
@@ -169,6 +180,15 @@ impl<'a> Function<'a> {
         self.inlined_chain(index).map(|call| self.tab.name(call.name)).collect()
     }
 
+    /// The call at an inline-tree index.
+    pub fn inlined_at(&self, index: i32) -> Option<InlinedAt<'a>> {
+        self.inlined_call(index).map(|call| InlinedAt {
+            name: self.tab.name(call.name),
+            start_line: call.start_line,
+            call_address: self.entry.wrapping_add(u64::from(call.parent_offset)),
+        })
+    }
+
     /// The inline-tree index of the call into which the one at `index` was inlined; negative: the function's own code.
     pub fn inline_parent(&self, index: i32) -> i32 {
         self.inlined_call(index).map_or(-1, |call| self.parent_of(&call))
@@ -176,10 +196,31 @@ impl<'a> Function<'a> {
 
     /// The address ranges of inlined calls, at any depth, of functions that the predicate takes by name offset.
     pub(super) fn ranges_inlining(&self, mut wanted: impl FnMut(u32) -> bool) -> Vec<Range<u64>> {
-        self.pcdata(PCDATA_INL_TREE_INDEX)
-            .filter(|(_, index)| self.inlined_chain(*index).any(|call| wanted(call.name)))
-            .map(|(range, _)| range)
-            .collect()
+        let runs: Vec<(Range<u64>, i32)> = self.pcdata(PCDATA_INL_TREE_INDEX).collect();
+        let parent_of = |call: &InlinedCall| {
+            let address = self.entry.wrapping_add(u64::from(call.parent_offset));
+            let at = runs.partition_point(|(range, _)| range.end <= address);
+            runs.get(at).filter(|(range, _)| range.contains(&address)).map_or(-1, |(_, index)| *index)
+        };
+        let mut is_wanted = |mut index: i32| {
+            for _ in 0..MAX_INLINED {
+                let Some(call) = self.inlined_call(index) else { break };
+                if wanted(call.name) {
+                    return true;
+                }
+                index = parent_of(&call);
+            }
+            false
+        };
+        // Most calls have several runs.
+        let mut known: HashMap<i32, bool> = HashMap::new();
+        let mut found = Vec::new();
+        for (range, index) in &runs {
+            if *known.entry(*index).or_insert_with(|| is_wanted(*index)) {
+                found.push(range.clone());
+            }
+        }
+        found
     }
 
     /// The runs of addresses whose file is wanted, by its offset in the file table.

@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use self::values::Values;
 pub use self::{
-    function::{Frame, Function},
+    function::{Frame, Function, InlinedAt},
     names::{name_matches, path_matches, shortened},
 };
 use crate::golang::version::GoVersion;
