@@ -82,6 +82,7 @@ impl std::str::FromStr for LocationRequest {
         }
         if let Some((file, line)) = text.rsplit_once(':') {
             let at = file.len() + 1;
+            let file = file.trim_start_matches("./");
             if file.is_empty() {
                 return Err(fail(0, "the file's name is missing"));
             }
@@ -93,7 +94,7 @@ impl std::str::FromStr for LocationRequest {
             }
             return match line.parse() {
                 Ok(0) => Err(fail(at, "lines count from 1")),
-                Ok(line) => Ok(Self::Line { file: file.trim_start_matches("./").to_owned(), line }),
+                Ok(line) => Ok(Self::Line { file: file.to_owned(), line }),
                 Err(_) => Err(fail(at, "no file has that many lines")),
             };
         }

@@ -103,15 +103,19 @@ impl PathExpression {
     /// Reads an expression.
     pub fn parse(text: &str) -> Result<Self, PathError> {
         let shown: Arc<str> = text.chars().take(MAX_TEXT_BYTES).collect::<String>().into();
+        // What is left to read ends where this ends.
+        let whole = text.trim_end();
         let fail = |rest: &str, problem| PathError::Syntax {
             text: Arc::clone(&shown),
-            column: text[..text.len() - rest.len()].chars().count() + 1,
+            column: whole
+                .get(..whole.len().saturating_sub(rest.len()))
+                .map_or(1, |read| read.chars().count() + 1),
             problem,
         };
         if text.len() > MAX_TEXT_BYTES {
-            return Err(fail(text, "an expression this long is not read"));
+            return Err(fail(whole, "an expression this long is not read"));
         }
-        let mut rest = text.trim();
+        let mut rest = whole.trim_start();
         let mut dereferences = 0;
         while let Some(inner) = rest.strip_prefix('*') {
             dereferences += 1;
