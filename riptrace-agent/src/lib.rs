@@ -13,6 +13,8 @@ pub mod binary;
 pub mod cli;
 pub mod decode;
 pub mod dwarf;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod golang;
 pub mod log;
 pub mod plan;

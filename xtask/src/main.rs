@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod kernels;
 mod setup;
 mod sh;
@@ -33,6 +34,8 @@ enum Task {
     Test(test::Options),
     /// Measure what the README quotes.
     Bench(bench::Options),
+    /// Fuzz what reads binaries, debug data, records and users' input.
+    Fuzz(fuzz::Options),
     /// The tests of the kernel side on other kernels, in QEMU.
     Kernels(kernels::Options),
     /// Check the invariants that a program can check.
@@ -47,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Kernels(options) => kernels::run(&options),
         Task::Tidy => tidy::run(),
     }

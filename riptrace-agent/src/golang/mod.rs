@@ -5,7 +5,7 @@ pub mod layout;
 pub mod moduledata;
 pub mod pclntab;
 pub mod runtime;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod table;
 pub mod types;
 pub mod version;

@@ -34,12 +34,12 @@ impl TypeTable {
 
     pub(crate) fn describe(&self, id: TypeId, as_this: TypeId) {
         let ty = GoType::clone(&self.get(as_this));
-        self.put(usize::try_from(id.0).unwrap(), ty);
+        self.put(usize::try_from(id.0).unwrap_or(usize::MAX), ty);
     }
 
     pub(crate) fn set_runtime_type(&self, id: TypeId, link_address: u64) {
         let ty = GoType { runtime_type: Some(link_address), ..GoType::clone(&self.get(id)) };
-        self.put(usize::try_from(id.0).unwrap(), ty);
+        self.put(usize::try_from(id.0).unwrap_or(usize::MAX), ty);
         self.by_runtime_type.borrow_mut().insert(link_address, id);
     }
 
