@@ -204,15 +204,21 @@ pub(crate) fn read(
         blocks: Vec::new(),
         variables: Vec::new(),
     };
-    let mut inlined: Vec<InlinedInstance> = Vec::new();
+    let mut inside = Inside { inlined: Vec::new(), budget };
     if abbreviation.has_children() {
         // Damage inside leaves what was read before it.
-        let _ = read_children(view, unit, entries, lines, origins, &mut budget, &mut out, &mut inlined);
+        let _ = read_children(view, unit, entries, lines, origins, &mut out, &mut inside);
     }
     if let Some(function) = Arc::get_mut(&mut out.function) {
-        function.inlined = inlined;
+        function.inlined = inside.inlined;
     }
     Ok(Some(out))
+}
+
+/// What is inlined into a function, and how many ranges that may still have.
+struct Inside {
+    inlined: Vec<InlinedInstance>,
+    budget: usize,
 }
 
 fn read_children<'a>(
@@ -221,9 +227,8 @@ fn read_children<'a>(
     mut entries: gimli::EntriesRaw<'_, Slice<'a>>,
     lines: &UnitLines,
     origins: &dyn Fn(u64) -> Abstract,
-    budget: &mut usize,
     out: &mut Scopes,
-    inlined: &mut Vec<InlinedInstance>,
+    inside: &mut Inside,
 ) -> Result<(), gimli::Error> {
     // What the entries at each depth belong to; `None`: something that is of no interest, with all that is in it.
     let mut owners: Vec<Option<Owner>> = vec![Some(Owner::Function)];
@@ -238,7 +243,7 @@ fn read_children<'a>(
             continue;
         };
         let owner = owners.last().copied().flatten();
-        let mut inside = None;
+        let mut owner_inside = None;
         match (abbreviation.tag(), owner) {
             (gimli::DW_TAG_formal_parameter | gimli::DW_TAG_variable, Some(owner)) => {
                 let is_parameter = abbreviation.tag() == gimli::DW_TAG_formal_parameter;
@@ -267,7 +272,7 @@ fn read_children<'a>(
                     let attribute = entries.read_attribute(spec)?;
                     pc.take(attribute.name(), attribute.value());
                 }
-                inside = match owner {
+                owner_inside = match owner {
                     // A block of an inlined body, as C compilers write them.
                     Owner::Inlined(_) => Some(owner),
                     Owner::Function | Owner::Block(_) => {
@@ -275,7 +280,7 @@ fn read_children<'a>(
                             Owner::Block(parent) => out.blocks.get(parent).map_or(0, |block| block.depth + 1),
                             _ => 0,
                         };
-                        out.blocks.push(Block { ranges: view.ranges(unit, &pc, budget), depth });
+                        out.blocks.push(Block { ranges: view.ranges(unit, &pc, &mut inside.budget), depth });
                         Some(Owner::Block(out.blocks.len() - 1))
                     }
                 };
@@ -292,12 +297,12 @@ fn read_children<'a>(
                         Owner::Inlined(parent) => Some(parent),
                         Owner::Function | Owner::Block(_) => None,
                     };
-                    let ranges = view.ranges(unit, &head.pc, budget);
+                    let ranges = view.ranges(unit, &head.pc, &mut inside.budget);
                     let decl_file = ranges
                         .first()
                         .and_then(|range| lines.at(range.start))
                         .and_then(|(_, file)| file.cloned());
-                    inlined.push(InlinedInstance {
+                    inside.inlined.push(InlinedInstance {
                         name: origin.name.unwrap_or_else(|| Arc::from("?")),
                         ranges,
                         call_file: head
@@ -309,24 +314,24 @@ fn read_children<'a>(
                         decl_line: origin.decl_line,
                         parent,
                         depth: parent
-                            .and_then(|parent| inlined.get(parent))
+                            .and_then(|parent| inside.inlined.get(parent))
                             .map_or(0, |parent| parent.depth + 1),
                         origin: origin_die,
                     });
-                    inside = Some(Owner::Inlined(inlined.len() - 1));
+                    owner_inside = Some(Owner::Inlined(inside.inlined.len() - 1));
                 }
             }
             _ => entries.skip_attributes(abbreviation.attributes())?,
         }
         if abbreviation.has_children() {
-            owners.push(inside);
+            owners.push(owner_inside);
         }
     }
     // An instance may start with what was inlined into it; then the file there is another function's. But the file of
     // such a call is its own.
-    for index in 0..inlined.len() {
-        if let Some(parent) = inlined[index].parent {
-            inlined[parent].decl_file = Some(Arc::clone(&inlined[index].call_file));
+    for index in 0..inside.inlined.len() {
+        if let Some(parent) = inside.inlined[index].parent {
+            inside.inlined[parent].decl_file = Some(Arc::clone(&inside.inlined[index].call_file));
         }
     }
     Ok(())
