@@ -1,7 +1,5 @@
 //! Every line that `riptrace probe --json` prints about the fixtures fits the published schema.
 
-#![expect(clippy::unwrap_used, reason = "that is how a test fails")]
-
 use std::{fs, path::Path, time::Duration};
 
 use riptrace_tests::{
