@@ -246,10 +246,20 @@ fn not_found_is_gone(pid: u32, path: &Path, source: io::Error) -> ProcessError {
         return ProcessError::NotRunning { pid };
     }
     if gone && path.ends_with("exe") {
-        // A process that is ending runs no program any more, a kernel thread never did.
-        return if is_ending(pid) { ProcessError::Ended { pid } } else { ProcessError::NotGo { pid } };
+        // A process that is ending runs no program any more (and may not be in its last state yet), a kernel thread never
+        // did.
+        return if is_kernel_thread(pid) { ProcessError::NotGo { pid } } else { ProcessError::Ended { pid } };
     }
     ProcessError::Read { path: path.to_owned(), source }
+}
+
+/// Whether it is a thread of the kernel: `PF_KTHREAD` (include/linux/sched.h) in its flags (proc_pid_stat(5), field 9).
+fn is_kernel_thread(pid: u32) -> bool {
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    let stat = fs::read_to_string(directory(pid).join("stat")).unwrap_or_default();
+    let flags =
+        stat.rsplit_once(')').and_then(|(_, after)| after.split_whitespace().nth(6)?.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & PF_KTHREAD != 0)
 }
 
 /// Whether the process has ended and only waits for its parent to notice (state `Z` or `X`, proc_pid_stat(5), field 3).
