@@ -192,6 +192,9 @@ impl Build<'_> {
                 // Go's debug data says what a closure captured since 1.23.
                 "capture_missing" => self.version.minor() < 23,
                 "max_bytes" => true,
+                // A page of the program's data that nothing touched yet is not in memory, and is not fetched for a probe.
+                // The first pass's own print touches it.
+                "fault" => pass == 0,
                 // Generic code whose real types its dictionary does not tell in time: the shape's bytes are captured,
                 // what a pointer of a shape leads to is not.
                 "shape_type" | "budget" => probe.starts_with("generics."),
