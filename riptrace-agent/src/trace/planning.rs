@@ -1,7 +1,11 @@
 //! From a location in a binary to the plans of its sites: asks `plan` and `dwarf`, and tells the registry which dynamic
 //! types interfaces are likely to hold, so that their values are whole from the first hit.
 
-use std::{collections::HashSet, fs, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    fs,
+    sync::Arc,
+};
 
 use riptrace_common::wire::event::Trigger;
 
@@ -244,6 +248,8 @@ fn with_package_variables(
 
 /// The import path in a function's full name: `net/http` of `net/http.(*Server).Serve`.
 fn package_of(function: &str) -> &str {
+    // Type arguments have import paths of their own.
+    let function = function.split('[').next().unwrap_or(function);
     let after_slash = function.rfind('/').map_or(0, |slash| slash + 1);
     let end = function[after_slash..].find('.').map_or(function.len(), |dot| after_slash + dot);
     &function[..end]
@@ -296,9 +302,15 @@ fn preload_dictionaries(
     debug: &DebugInfo,
     plans: &[SitePlan],
 ) -> Result<(), RegistryError> {
+    // One walk through the symbol table a package, however many sites and instantiations there are.
+    let mut words: HashMap<&str, BTreeSet<u32>> = HashMap::new();
     for plan in plans {
         let Some(dictionary) = &plan.dictionary else { continue };
-        let prefix = format!("{}..dict.", package_of(&plan.location.function));
+        let wanted = words.entry(package_of(&plan.location.function)).or_default();
+        wanted.extend(dictionary.variables.iter().map(|(_, word)| *word));
+    }
+    for (package, words) in words {
+        let prefix = format!("{package}..dict.");
         let mut addresses = Vec::new();
         image.executable.elf().for_each_symbol(|name, symbol| {
             if name.starts_with(prefix.as_bytes()) {
@@ -307,9 +319,10 @@ fn preload_dictionaries(
             addresses.len() < MAX_DICTIONARIES
         });
         for address in addresses {
-            for (_, word) in &dictionary.variables {
+            for word in &words {
                 // A word behind a shorter dictionary's end is the next one's: a type all the same, or none.
-                if let Some(runtime_type) = image.constant_pointer(address + 8 * u64::from(*word)) {
+                let entry = address.checked_add(8 * u64::from(*word));
+                if let Some(runtime_type) = entry.and_then(|entry| image.constant_pointer(entry)) {
                     registry.add_dynamic(index, debug, runtime_type)?;
                 }
             }
@@ -415,6 +428,7 @@ mod tests {
             ("main.main", "main"),
             ("net/http.(*Server).Serve", "net/http"),
             ("example.org/shop/v2/orders.Place.func1", "example.org/shop/v2/orders"),
+            ("main.Map[example.org/shop.Order,int]", "main"),
         ] {
             assert_eq!(package_of(function), package);
         }
