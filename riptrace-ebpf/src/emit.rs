@@ -2,10 +2,10 @@
 //!
 //! Counters are per CPU and still added to atomically: a hit can be preempted by another task's hit on the same CPU.
 
-use riptrace_common::abi::program::Counters;
+use riptrace_common::abi::program::{COST_BUCKETS, Counters, cost_bucket};
 
 use crate::{
-    maps::{COUNTERS, CPU_RECORDS, RECORDS, STATES, Scratch},
+    maps::{COSTS, COUNTERS, CPU_RECORDS, RECORDS, STATES, Scratch},
     raw, scratch,
 };
 
@@ -32,12 +32,17 @@ impl Outcomes {
         COUNTERS.get_ptr_mut(tracepoint).map(Self)
     }
 
-    counters!(hits, emitted, filtered, throttled, dropped, failed);
+    counters!(hits, emitted, filtered, throttled, dropped, failed, would_capture);
 
     #[inline(always)]
-    pub(crate) fn ran(self, ns: u64) {
+    pub(crate) fn ran(self, tracepoint: u32, ns: u64) {
         // SAFETY: a valid map value.
         unsafe { raw::atomic_add(&raw mut (*self.0).run_ns, ns) };
+        if let Some(costs) = COSTS.get_ptr_mut(tracepoint) {
+            let bucket = raw::mask::<{ COST_BUCKETS as i32 - 1 }>(cost_bucket(ns) as u64);
+            // SAFETY: a valid map value, and the masked index is within it.
+            unsafe { raw::atomic_add_u32((&raw mut (*costs).hits).cast::<u32>().add(bucket as usize), 1) };
+        }
     }
 }
 

@@ -22,6 +22,12 @@ pub(crate) fn process(index: u32, tracepoint: &Tracepoint, tgid: u32) -> bool {
     unsafe { PROCESSES.get(&ProcessKey { tracepoint: index, tgid }).is_some() }
 }
 
+/// Chance lets the hit through.
+#[inline(always)]
+pub(crate) fn sample(threshold: u32) -> bool {
+    threshold == 0 || raw::random() < threshold
+}
+
 /// The rate lets the hit through: fewer than `rate_per_second` came before it in this second of the kernel's clock.
 #[inline(always)]
 pub(crate) fn rate(index: u32, rate_per_second: u32, ktime_ns: u64) -> bool {

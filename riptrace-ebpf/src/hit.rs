@@ -3,14 +3,17 @@
 use aya_ebpf::bindings::pt_regs;
 use riptrace_common::abi::{
     ABI_VERSION,
-    program::{SITE_ENABLED, Site, TRACEPOINT_ENABLED, Tracepoint},
+    program::{
+        NO_REDUCED_SITE, SITE_ENABLED, Site, TRACEPOINT_COUNT_ONLY, TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED,
+        TRACEPOINT_REDUCED, Tracepoint,
+    },
     record::{FLAG_GOROUTINE, FLAG_SYSTEM_STACK},
 };
 
 use crate::{
     emit::{self, Outcomes},
     gate, goroutine, interp,
-    maps::{IMAGES, SITES, Scratch, TRACEPOINTS},
+    maps::{IMAGES, REDUCED, SITES, Scratch, TRACEPOINTS},
     raw, regs, scratch, stack,
 };
 
@@ -26,7 +29,8 @@ struct Hit {
 #[inline(always)]
 pub(crate) fn run(context: *mut pt_regs) {
     let cookie = raw::attach_cookie(context);
-    let Some(site) = SITES.get(cookie as u32) else { return };
+    let mut index = cookie as u32;
+    let Some(mut site) = SITES.get(index) else { return };
     // A late hit of the entry's former owner, or a site that is being taken away.
     if site.generation != (cookie >> 32) as u32 || site.flags & SITE_ENABLED == 0 {
         return;
@@ -43,16 +47,38 @@ pub(crate) fn run(context: *mut pt_regs) {
         outcomes.filtered();
         return;
     }
+    if tracepoint.flags & TRACEPOINT_COUNT_ONLY != 0 || !gate::sample(tracepoint.sample_threshold) {
+        outcomes.throttled();
+        return;
+    }
     let ktime_ns = raw::ktime_ns();
-    if !gate::rate(site.tracepoint, tracepoint.rate_per_second, ktime_ns)
-        || !gate::take_slot(site.tracepoint, tracepoint)
-    {
+    if !gate::rate(site.tracepoint, tracepoint.rate_per_second, ktime_ns) {
+        outcomes.throttled();
+        return;
+    }
+    if tracepoint.flags & TRACEPOINT_DRY_RUN != 0 {
+        outcomes.would_capture();
+        outcomes.throttled();
+        return;
+    }
+    if tracepoint.flags & TRACEPOINT_REDUCED != 0 {
+        index = match REDUCED.get(index) {
+            Some(&reduced) if reduced != NO_REDUCED_SITE => reduced - 1,
+            _ => {
+                outcomes.throttled();
+                return;
+            }
+        };
+        let Some(reduced) = SITES.get(index) else { return outcomes.failed() };
+        site = reduced;
+    }
+    if !gate::take_slot(site.tracepoint, tracepoint) {
         outcomes.throttled();
         return;
     }
 
     let cpu = raw::cpu();
-    let hit = Hit { site: cookie as u32, ktime_ns, pid_tgid, cpu };
+    let hit = Hit { site: index, ktime_ns, pid_tgid, cpu };
     let emitted = if let Some(scratch) = scratch::acquire(cpu) {
         // SAFETY: acquired above, released below.
         unsafe {
@@ -75,7 +101,7 @@ pub(crate) fn run(context: *mut pt_regs) {
     if !emitted {
         gate::give_slot_back(site.tracepoint, tracepoint);
     }
-    outcomes.ran(raw::ktime_ns().wrapping_sub(ktime_ns));
+    outcomes.ran(site.tracepoint, raw::ktime_ns().wrapping_sub(ktime_ns));
 }
 
 /// Builds the record; gives its length, or 0 if the maps do not hold together.

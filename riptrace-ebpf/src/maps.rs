@@ -1,6 +1,6 @@
 //! The maps, the values set at load, and the scratch buffers in which records are built.
 //!
-//! Written by the agent (`riptrace-agent/src/probe`): everything but `STATES`, `COUNTERS`, `CPU_RECORDS`, `SCRATCH`.
+//! Written by the agent (`riptrace-agent/src/probe`): everything but `STATES`, `COUNTERS`, `COSTS`, `CPU_RECORDS`, `SCRATCH`.
 
 use aya_ebpf::{
     Global,
@@ -10,7 +10,7 @@ use aya_ebpf::{
 use riptrace_common::abi::{
     ABI_VERSION as VERSION, limits,
     program::{
-        Counters, Dynamic, DynamicKey, Image, ProcessKey, Site, Slot, State, Tracepoint, Type, Window,
+        Costs, Counters, Dynamic, DynamicKey, Image, ProcessKey, Site, Slot, State, Tracepoint, Type, Window,
     },
 };
 
@@ -25,6 +25,11 @@ pub(crate) static TRACEPOINTS: Array<Tracepoint> = Array::with_max_entries(limit
 pub(crate) static STATES: Array<State> = Array::with_max_entries(limits::MAX_TRACEPOINTS, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(limits::MAX_TRACEPOINTS, 0);
+#[map]
+pub(crate) static COSTS: PerCpuArray<Costs> = PerCpuArray::with_max_entries(limits::MAX_TRACEPOINTS, 0);
+/// By site index.
+#[map]
+pub(crate) static REDUCED: Array<u32> = Array::with_max_entries(limits::MAX_SITES, 0);
 #[map]
 pub(crate) static CPU_RECORDS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]

@@ -23,6 +23,12 @@ pub(crate) fn pid_tgid() -> u64 {
 }
 
 #[inline(always)]
+pub(crate) fn random() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { helpers::bpf_get_prandom_u32() }
+}
+
+#[inline(always)]
 pub(crate) fn cpu() -> u32 {
     // SAFETY: no arguments.
     unsafe { helpers::bpf_get_smp_processor_id() }
@@ -99,6 +105,18 @@ pub(crate) unsafe fn atomic_add(target: *mut u64, value: u64) {
     // SAFETY: the caller's.
     unsafe {
         asm!("lock *(u64 *)({target} + 0) += {value}", target = in(reg) target, value = in(reg) value, options(nostack))
+    };
+}
+
+/// Atomic addition without a result, to 32 bits.
+///
+/// # Safety
+/// `target` is valid and aligned to 4.
+#[inline(always)]
+pub(crate) unsafe fn atomic_add_u32(target: *mut u32, value: u32) {
+    // SAFETY: the caller's.
+    unsafe {
+        asm!("lock *(u32 *)({target} + 0) += {value}", target = in(reg) target, value = in(reg) u64::from(value), options(nostack))
     };
 }
 

@@ -15,9 +15,9 @@ use aya::{
 use riptrace_common::abi::{
     limits,
     program::{
-        Counters, Dynamic, DynamicKey, Image, ProcessKey, SITE_ENABLED, SITE_HAS_CFA, Site, Slot, State,
-        TRACEPOINT_ENABLED, TRACEPOINT_PROCESS_SET, TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_UNKNOWN,
-        Tracepoint, Type, Window,
+        Costs, Counters, Dynamic, DynamicKey, Image, NO_REDUCED_SITE, ProcessKey, SITE_ENABLED, SITE_HAS_CFA,
+        Site, Slot, State, TRACEPOINT_ENABLED, TRACEPOINT_PROCESS_SET, TYPE_BYTES, TYPE_CLOSURE_WORD,
+        TYPE_ITAB, TYPE_UNKNOWN, Tracepoint, Type, Window,
     },
 };
 
@@ -28,6 +28,7 @@ use crate::{
 
 mod attach;
 mod btf;
+mod counters;
 mod error;
 mod features;
 mod load;
@@ -106,6 +107,8 @@ pub struct Kernel {
     tracepoints: Array<MapData, Tracepoint>,
     states: Array<MapData, State>,
     counters: PerCpuArray<MapData, Counters>,
+    costs: PerCpuArray<MapData, Costs>,
+    reduced: Array<MapData, u32>,
     windows: Array<MapData, Window>,
     types: Array<MapData, Type>,
     slots: Array<MapData, Slot>,
@@ -142,6 +145,8 @@ impl Kernel {
             tracepoints: array(&mut ebpf, "TRACEPOINTS")?,
             states: array(&mut ebpf, "STATES")?,
             counters: take(&mut ebpf, "COUNTERS")?.try_into().map_err(|error| bad_map("COUNTERS", &error))?,
+            costs: take(&mut ebpf, "COSTS")?.try_into().map_err(|error| bad_map("COSTS", &error))?,
+            reduced: array(&mut ebpf, "REDUCED")?,
             windows: array(&mut ebpf, "WINDOWS")?,
             types: array(&mut ebpf, "TYPES")?,
             slots: array(&mut ebpf, "SLOTS")?,
@@ -237,14 +242,6 @@ impl Kernel {
             return Err(error);
         }
         Ok(index)
-    }
-
-    fn write_state(&mut self, index: u32) -> Result<(), ProbeError> {
-        map::write(&self.states, "STATES", &[index], &[State::default()])?;
-        let cpus = features::possible_cpus().unwrap_or(1) as usize;
-        let zeros = aya::maps::PerCpuValues::try_from(vec![Counters::default(); cpus])
-            .map_err(|source| ProbeError::Map { operation: "clearing", map: "COUNTERS", source })?;
-        self.counters.set(index, zeros, 0).map_err(|error| map_error("clearing", "COUNTERS", &error))
     }
 
     /// Replaces the set of processes that give hits; none: all (or what `Tracepoint::tgid` says).
@@ -411,6 +408,13 @@ impl Kernel {
         map::write(&self.sites, "SITES", &sites.0, &sites.1)
     }
 
+    /// Says which sites have the reduced plans of which (`TRACEPOINT_REDUCED`).
+    pub fn set_reduced(&mut self, pairs: &[(SiteHandle, SiteHandle)]) -> Result<(), ProbeError> {
+        let (keys, values): (Vec<u32>, Vec<u32>) =
+            pairs.iter().map(|(whole, reduced)| (whole.index, reduced.index + 1)).unzip();
+        map::write(&self.reduced, "REDUCED", &keys, &values)
+    }
+
     /// Forgets sites. Detach them first: what still traps there is ignored, but costs.
     pub fn remove_sites(&mut self, handles: &[SiteHandle]) -> Result<(), ProbeError> {
         let owned: Vec<SiteHandle> = handles
@@ -425,6 +429,7 @@ impl Kernel {
             .collect();
         let keys: Vec<u32> = owned.iter().map(|handle| handle.index).collect();
         map::write(&self.sites, "SITES", &keys, &vec![Site::default(); keys.len()])?;
+        map::write(&self.reduced, "REDUCED", &keys, &vec![NO_REDUCED_SITE; keys.len()])?;
         for handle in owned {
             self.release_site(handle);
         }
@@ -476,30 +481,6 @@ impl Kernel {
         self.tracepoint_entries.remove(&index);
         self.registry.tracepoints.release(index);
         Ok(())
-    }
-
-    /// The tracepoint's counters, summed over the CPUs. Exact when no hit is running.
-    pub fn counters(&self, index: u32) -> Result<Counters, ProbeError> {
-        if !self.tracepoint_entries.contains_key(&index) {
-            return Err(unknown("tracepoint", index));
-        }
-        let per_cpu =
-            self.counters.get(&index, 0).map_err(|error| map_error("reading", "COUNTERS", &error))?;
-        Ok(per_cpu.iter().fold(Counters::default(), |sum, one| Counters {
-            hits: sum.hits + one.hits,
-            emitted: sum.emitted + one.emitted,
-            filtered: sum.filtered + one.filtered,
-            throttled: sum.throttled + one.throttled,
-            dropped: sum.dropped + one.dropped,
-            failed: sum.failed + one.failed,
-            run_ns: sum.run_ns + one.run_ns,
-            reserved: 0,
-        }))
-    }
-
-    /// What the kernel side keeps of the tracepoint across hits.
-    pub fn state(&self, index: u32) -> Result<State, ProbeError> {
-        self.states.get(&index, 0).map_err(|error| map_error("reading", "STATES", &error))
     }
 
     /// The records. There is one reader.

@@ -209,7 +209,7 @@ impl Tracer {
             max_items: request.limits.max_items,
             max_bytes: request.limits.max_bytes,
             limit_owner_plus_one: request.limit_with.map_or(0, |owner| owner.0 + 1),
-            reserved: 0,
+            sample_threshold: 0,
         };
         let index = self.kernel.add_tracepoint(&tracepoint, tgids)?;
         match self.attach(index, image_index, &request) {

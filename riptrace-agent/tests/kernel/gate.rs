@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use riptrace_agent::probe::{KernelOptions, Scope};
-use riptrace_common::abi::program::Tracepoint;
+use riptrace_common::abi::program::{
+    TRACEPOINT_COUNT_ONLY, TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED, TRACEPOINT_REDUCED, Tracepoint,
+    WINDOW_STACK, Window, cost_bucket_end_ns,
+};
 
 use super::{
-    session::{Session, site, tracepoint},
+    session::{Session, site, tracepoint, with_windows},
     target::{Build, Target},
 };
 
@@ -118,4 +121,94 @@ fn a_full_ring_drops_and_gives_the_limit_back() {
     target.call("Ints", 10, 1);
     assert_eq!(session.records().len(), 10, "a drained ring takes records again");
     session.counters();
+}
+
+#[test]
+fn a_sample_lets_through_its_share() {
+    const HITS: u32 = 40_000;
+    let mut target = Target::start(Build::Static);
+    let sampled = Tracepoint { sample_threshold: u32::MAX / 4, ..tracepoint() };
+    let Some(mut session) = Session::new(&target, &sampled) else { return };
+    session.arm(&target, &[site(&target, "main.Ints", vec![])], Scope::Process(target.pid()));
+    target.call("Ints", HITS / 4, 4);
+    let counters = session.counters();
+    assert_eq!(counters.hits, u64::from(HITS));
+    assert_eq!(counters.hits, counters.emitted + counters.throttled + counters.dropped);
+    // Twelve standard deviations (of 87) either way: a generator that works never fails this.
+    let kept = counters.emitted + counters.dropped;
+    assert!((9_000..11_000).contains(&kept), "{counters:?}");
+}
+
+#[test]
+fn a_tracepoint_that_only_counts_captures_nothing() {
+    let mut target = Target::start(Build::Static);
+    let Some(mut session) = Session::new(&target, &tracepoint()) else { return };
+    session.arm(&target, &[site(&target, "main.Ints", vec![])], Scope::Process(target.pid()));
+    session
+        .kernel
+        .change(session.tracepoint, |tracepoint| tracepoint.flags |= TRACEPOINT_COUNT_ONLY)
+        .unwrap();
+    target.call("Ints", 100, 2);
+    let counters = session.counters();
+    assert_eq!((counters.hits, counters.throttled, counters.would_capture), (200, 200, 0));
+    assert!(session.records().is_empty());
+}
+
+#[test]
+fn a_dry_run_tells_what_would_be_captured() {
+    let mut target = Target::start(Build::Static);
+    let dry = Tracepoint { flags: TRACEPOINT_ENABLED | TRACEPOINT_DRY_RUN, limit: 3, ..tracepoint() };
+    let Some(mut session) = Session::new(&target, &dry) else { return };
+    session.arm(&target, &[site(&target, "main.Ints", vec![])], Scope::Process(target.pid()));
+    target.call("Ints", 100, 2);
+    let counters = session.counters();
+    assert_eq!((counters.hits, counters.throttled, counters.would_capture), (200, 200, 200));
+    assert!(session.records().is_empty());
+}
+
+#[test]
+fn a_reduced_tracepoint_captures_by_the_sites_reduced_plans() {
+    let mut target = Target::start(Build::Static);
+    let Some(mut session) = Session::new(&target, &tracepoint()) else { return };
+    let windows = vec![Window { base: WINDOW_STACK, offset: 0, root_offset: 168, bytes: 64, reserved: 0 }];
+    let whole = with_windows(site(&target, "main.Ints", vec![]), windows);
+    let (handles, _) = session.arm(&target, &[whole], Scope::Process(target.pid()));
+    let plan = site(&target, "main.Ints", vec![]);
+    let reduced = session.kernel.add_sites(session.tracepoint, session.image, &[&plan]).unwrap();
+    session.kernel.set_reduced(&[(handles[0], reduced[0])]).unwrap();
+
+    target.call("Ints", 1, 1);
+    session.kernel.change(session.tracepoint, |tracepoint| tracepoint.flags |= TRACEPOINT_REDUCED).unwrap();
+    target.call("Ints", 1, 1);
+    let records = session.records();
+    let seen: Vec<_> = records
+        .iter()
+        .map(|record| (record.header.site, record.header.generation, record.header.seq))
+        .collect();
+    assert_eq!(
+        seen,
+        [(handles[0].index, handles[0].generation, 0), (reduced[0].index, reduced[0].generation, 1)]
+    );
+    assert!(records[1].header.total_bytes < records[0].header.total_bytes);
+    assert_eq!(session.counters().emitted, 2);
+
+    // Without one there is nothing to capture.
+    session.kernel.remove_sites(&handles).unwrap();
+    let plan = site(&target, "main.Ints", vec![]);
+    session.arm(&target, &[plan], Scope::Process(target.pid()));
+    target.call("Ints", 1, 1);
+    assert_eq!((session.counters().emitted, session.counters().throttled), (2, 1));
+}
+
+#[test]
+fn the_costs_of_captures_are_counted_by_size() {
+    let mut target = Target::start(Build::Static);
+    let Some(mut session) = Session::new(&target, &tracepoint()) else { return };
+    session.arm(&target, &[site(&target, "main.Ints", vec![])], Scope::Process(target.pid()));
+    target.call("Ints", 500, 2);
+    let costs = session.kernel.costs(session.tracepoint).unwrap();
+    assert_eq!(costs.iter().sum::<u64>(), 1000);
+    let at_least: u64 =
+        costs.iter().enumerate().skip(1).map(|(n, hits)| hits * cost_bucket_end_ns(n - 1)).sum();
+    assert!(at_least <= session.counters().run_ns, "{costs:?}");
 }

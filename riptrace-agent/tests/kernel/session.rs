@@ -50,8 +50,6 @@ pub(crate) fn tracepoint() -> Tracepoint {
         max_string: 256,
         max_items: 64,
         max_bytes: 65_536,
-        limit_owner_plus_one: 0,
-        reserved: 0,
         ..Tracepoint::default()
     }
 }

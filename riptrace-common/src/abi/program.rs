@@ -256,14 +256,24 @@ pub struct Tracepoint {
     /// The tracepoint whose `State::limit_taken` counts towards `limit`, plus one; 0: its own. So that several
     /// tracepoints share one limit.
     pub limit_owner_plus_one: u32,
-    /// Reserved, zero.
-    pub reserved: u32,
+    /// A hit is let through when a random 32-bit number is below this; 0: every hit.
+    pub sample_threshold: u32,
 }
 
 /// The tracepoint is armed.
 pub const TRACEPOINT_ENABLED: u32 = 1 << 0;
 /// Only processes in the map `PROCESSES`.
 pub const TRACEPOINT_PROCESS_SET: u32 = 1 << 1;
+/// Hits are captured by their sites' reduced plans (map `REDUCED`), without a stack.
+pub const TRACEPOINT_REDUCED: u32 = 1 << 2;
+/// Hits are counted and throttled, nothing else.
+pub const TRACEPOINT_COUNT_ONLY: u32 = 1 << 3;
+/// What would be captured is counted in `Counters::would_capture` and throttled.
+pub const TRACEPOINT_DRY_RUN: u32 = 1 << 4;
+
+/// Value of the map `REDUCED` (by site index) for a site without a reduced plan, whose hits are then throttled. Other
+/// values are the index of the site with the reduced plan (which is armed nowhere) plus one.
+pub const NO_REDUCED_SITE: u32 = 0;
 
 /// Key of the set `PROCESSES` (its values are one zero byte).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -309,8 +319,44 @@ pub struct Counters {
     /// Nanoseconds that the kernel side ran for this tracepoint's hits, from the moment that it decided to capture. What
     /// a filtered or throttled hit costs is the trap alone (and 50 to 90 ns, less than measuring it would add).
     pub run_ns: u64,
-    /// Reserved, zero.
-    pub reserved: u64,
+    /// Throttled hits that would have been captured but for `TRACEPOINT_DRY_RUN`.
+    pub would_capture: u64,
+}
+
+/// How often a capture took how long: `Counters::run_ns`, hit by hit. Map `COSTS`, per CPU, by tracepoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Costs {
+    /// By [`cost_bucket`].
+    pub hits: [u32; COST_BUCKETS],
+}
+
+/// Buckets of [`Costs`]: four to a doubling, from 256 ns on.
+pub const COST_BUCKETS: usize = 32;
+/// Captures that are faster fall into the first bucket.
+const COST_FIRST_NS_LOG2: u32 = 8;
+
+/// The bucket of a duration.
+#[inline(always)]
+#[must_use]
+pub const fn cost_bucket(ns: u64) -> usize {
+    if ns < 1 << COST_FIRST_NS_LOG2 {
+        return 0;
+    }
+    // 32 bits are 4 s: by then the bucket is the last one in any case.
+    let ns = if ns > 0xffff_ffff { 0xffff_ffff } else { ns as u32 };
+    let log2 = 31 - ns.leading_zeros();
+    let quarter = ns >> (log2 - 2) & 3;
+    let bucket = ((log2 - COST_FIRST_NS_LOG2) * 4 + quarter) as usize;
+    if bucket < COST_BUCKETS { bucket } else { COST_BUCKETS - 1 }
+}
+
+/// Nanoseconds below which every duration of a bucket lies (the last bucket has no such bound; this is where the next
+/// one would begin).
+#[must_use]
+pub const fn cost_bucket_end_ns(bucket: usize) -> u64 {
+    let next = bucket as u64 + 1;
+    (4 + next % 4) << (COST_FIRST_NS_LOG2 as u64 - 2 + next / 4)
 }
 
 /// Where Go keeps things in one binary. Map `IMAGES`. Offsets are in bytes; [`NO_OFFSET`]: this Go has no such field.
@@ -346,5 +392,22 @@ pub const NO_OFFSET: u32 = u32::MAX;
 
 super::pod! {
     Site = 64, Window = 24, Type = 16, Slot = 32, DynamicKey = 16, Dynamic = 8, Tracepoint = 48, ProcessKey = 8,
-    State = 32, Counters = 64, Image = 40,
+    State = 32, Counters = 64, Costs = 128, Image = 40,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_lies_below_its_bucket_s_end_and_not_below_the_one_before() {
+        for ns in (0..70_000).chain([1 << 20, u64::from(u32::MAX), u64::MAX]) {
+            let bucket = cost_bucket(ns);
+            assert!(bucket < COST_BUCKETS);
+            assert!(bucket == COST_BUCKETS - 1 || ns < cost_bucket_end_ns(bucket), "{ns}");
+            assert!(bucket == 0 || ns >= cost_bucket_end_ns(bucket - 1), "{ns}");
+        }
+        assert_eq!((cost_bucket(256), cost_bucket(319), cost_bucket(320)), (0, 0, 1));
+        assert_eq!(cost_bucket_end_ns(COST_BUCKETS - 1), 65_536);
+    }
 }
