@@ -12,9 +12,9 @@ use riptrace_common::abi::{
 
 use crate::{
     emit::{self, Outcomes},
-    gate, goroutine, interp,
+    gate, goroutine,
     maps::{IMAGES, REDUCED, SITES, Scratch, TRACEPOINTS},
-    raw, regs, scratch, stack,
+    raw, regs, root, scratch, stack, walk,
 };
 
 /// What the record says of the hit itself.
@@ -117,10 +117,10 @@ unsafe fn capture(
     // SAFETY: the caller acquired the buffer.
     unsafe {
         let walk = &raw mut (*scratch).walk;
-        let bias = interp::clear_header(scratch, registers, site);
-        interp::begin(scratch, site, tracepoint, registers, bias);
-        regs::copy(context, scratch::at(scratch, interp::ROOT_DATA.into()));
-        if !interp::windows(scratch) {
+        let bias = root::clear_header(scratch, registers, site);
+        root::begin(scratch, site, tracepoint, registers, bias);
+        regs::copy(context, scratch::at(scratch, root::ROOT_DATA.into()));
+        if !root::windows(scratch) {
             return 0;
         }
 
@@ -135,7 +135,7 @@ unsafe fn capture(
             }
         }
 
-        interp::follow(scratch);
+        walk::follow(scratch);
         stack::append(scratch, tracepoint.stack_frames);
 
         let stack_offset = (*walk).used;
