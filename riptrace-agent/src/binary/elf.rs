@@ -309,6 +309,41 @@ impl Elf {
         }
     }
 
+    /// Visits the defined symbols of `.symtab` that are no functions and whose name begins with one of these, until the
+    /// visitor says `false`. The ends of other names are not looked for: in a binary of a hundred thousand symbols that
+    /// is most of the work.
+    pub fn for_each_data_symbol_with(
+        &self,
+        prefixes: &[&[u8]],
+        mut visit: impl FnMut(&[u8], Symbol) -> bool,
+    ) {
+        let data: &[u8] = &self.bytes;
+        let Ok(header) = Header::parse(data) else { return };
+        let Ok(sections) = header.sections(ENDIAN, data) else { return };
+        let Ok(symbols) = sections.symbols(ENDIAN, data, elf::SHT_SYMTAB) else { return };
+        let Ok(strings) = sections.section(symbols.string_section()) else { return };
+        let Ok(strings) = strings.data(ENDIAN, data) else { return };
+        for symbol in symbols.iter() {
+            if symbol.st_type() == elf::STT_FUNC || symbol.is_undefined(ENDIAN) {
+                continue;
+            }
+            let rest = usize::try_from(symbol.st_name(ENDIAN)).ok().and_then(|start| strings.get(start..));
+            let Some(rest) = rest.filter(|rest| prefixes.iter().any(|prefix| rest.starts_with(prefix))) else {
+                continue;
+            };
+            let Some(end) = rest.iter().position(|byte| *byte == 0) else { continue };
+            let (name, _) = rest.split_at(end);
+            let found = Symbol {
+                value: symbol.st_value(ENDIAN),
+                bytes: symbol.st_size(ENDIAN),
+                thread_local: symbol.st_type() == elf::STT_TLS,
+            };
+            if !visit(name, found) {
+                return;
+            }
+        }
+    }
+
     /// Whether there is a symbol table.
     pub fn has_symbols(&self) -> bool {
         self.section(".symtab").is_some_and(|section| section.bytes > 0)

@@ -54,7 +54,7 @@ impl Executable {
     /// The itabs that the symbol table names; none in a stripped program (see [`Self::itab_addresses`]).
     pub fn itabs(&self) -> Vec<Itab> {
         let mut found = Vec::new();
-        self.elf().for_each_symbol(|name, symbol| {
+        self.elf().for_each_data_symbol_with(&ITAB_PREFIXES.map(str::as_bytes), |name, symbol| {
             found.extend(itab(name, symbol));
             true
         });
@@ -185,10 +185,13 @@ fn variant_2_offset(value: u64, memory_bytes: u64, align: u64) -> Option<i64> {
     i64::try_from(value).ok()?.checked_sub(i64::try_from(block).ok()?)
 }
 
-/// `go:itab.T,I` (`go.itab.T,I` before Go 1.20).
+/// Before the names of itabs; the second one up to Go 1.19.
+const ITAB_PREFIXES: [&str; 2] = ["go:itab.", "go.itab."];
+
+/// `go:itab.T,I`.
 fn itab(name: &[u8], symbol: Symbol) -> Option<Itab> {
     let name = std::str::from_utf8(name).ok()?;
-    let pair = name.strip_prefix("go:itab.").or_else(|| name.strip_prefix("go.itab."))?;
+    let pair = ITAB_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix))?;
     let (concrete, interface) = split_at_comma(pair)?;
     Some(Itab { concrete: concrete.to_owned(), interface: interface.to_owned(), link_address: symbol.value })
 }

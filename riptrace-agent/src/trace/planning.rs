@@ -312,10 +312,8 @@ fn preload_dictionaries(
     for (package, words) in words {
         let prefix = format!("{package}..dict.");
         let mut addresses = Vec::new();
-        image.executable.elf().for_each_symbol(|name, symbol| {
-            if name.starts_with(prefix.as_bytes()) {
-                addresses.push(symbol.value);
-            }
+        image.executable.elf().for_each_data_symbol_with(&[prefix.as_bytes()], |_, symbol| {
+            addresses.push(symbol.value);
             addresses.len() < MAX_DICTIONARIES
         });
         for address in addresses {
