@@ -219,8 +219,11 @@ pub mod kind {
     /// Debug files from servers.
     pub const DOWNLOAD: &str = "debug";
 
+    /// What was found out of the running kernel.
+    pub const FACTS: &str = "facts";
+
     /// All of them.
-    pub(super) const ALL: [&str; 3] = [SECTIONS, INDEX, DOWNLOAD];
+    pub(super) const ALL: [&str; 4] = [SECTIONS, INDEX, DOWNLOAD, FACTS];
 }
 
 fn is_cache_file(path: &Path) -> bool {

@@ -328,7 +328,8 @@ impl Elf {
                 continue;
             }
             let rest = usize::try_from(symbol.st_name(ENDIAN)).ok().and_then(|start| strings.get(start..));
-            let Some(rest) = rest.filter(|rest| prefixes.iter().any(|prefix| rest.starts_with(prefix))) else {
+            let Some(rest) = rest.filter(|rest| prefixes.iter().any(|prefix| rest.starts_with(prefix)))
+            else {
                 continue;
             };
             let Some(end) = rest.iter().position(|byte| *byte == 0) else { continue };

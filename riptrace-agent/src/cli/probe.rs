@@ -21,11 +21,14 @@ use super::{
     target::{Target, TargetArguments, list},
 };
 use crate::{
-    binary::process::Process,
+    binary::{cache::Cache, process::Process},
     plan::{CaptureLimits, path::PathExpression, sites::LocationRequest},
-    probe::{KernelOptions, ProbeError},
+    probe::{Kernel, ProbeError},
     render::{self, text::TextOptions},
-    trace::{Image, ImageId, PlanFailure, Request, TracepointId, Tracer, Wanted, utc_offset_seconds},
+    trace::{
+        ImageId, PlanFailure, Planner, Request, TracepointId, Tracer, Wanted, kernel_options,
+        utc_offset_seconds,
+    },
 };
 
 /// How often the ring is drained.
@@ -139,24 +142,6 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         .map(|text| PathExpression::parse(text).map_err(|error| Failure::new(Exit::Usage, error)))
         .collect::<Result<Vec<_>, _>>()?;
 
-    let targets = arguments.target.resolve()?;
-    let progress = Progress::start();
-    // The kernel side loads while the program is read: each takes some ten milliseconds.
-    let (tracer, images) = std::thread::scope(|scope| {
-        let kernel = scope.spawn(|| Tracer::start(&KernelOptions::default()));
-        let images: Vec<Image> =
-            targets.iter().map(|target| target.load(&arguments.target, &progress)).collect();
-        (kernel.join(), images)
-    });
-    let mut tracer = match tracer {
-        Ok(tracer) => tracer.map_err(kernel_failure)?,
-        Err(_) => return Err(Failure::new(Exit::Failure, "loading the kernel side ended unexpectedly")),
-    };
-    let mut programs = Vec::new();
-    for (target, image) in targets.into_iter().zip(images) {
-        let image = tracer.add_image(image).map_err(kernel_failure)?;
-        programs.push(Program { target, image });
-    }
     let wanted: Vec<Wanted> = locations
         .into_iter()
         .map(|location| Wanted {
@@ -166,7 +151,29 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             limits: arguments.capture_limits(),
         })
         .collect();
-    let requests = requests(&mut tracer, &programs, &wanted, arguments)?;
+    let targets = arguments.target.resolve()?;
+    let progress = Progress::start();
+    // The kernel side loads while the program is read and the locations are planned: each takes some ten milliseconds.
+    let (kernel, planner, programs, requests) = std::thread::scope(|scope| {
+        let kernel = scope.spawn(|| Kernel::load(&kernel_options(&Cache::of_user())));
+        let mut planner = Planner::default();
+        let programs: Vec<Program> = targets
+            .into_iter()
+            .map(|target| {
+                let image = planner.add_image(target.load(&arguments.target, &progress));
+                Program { target, image }
+            })
+            .collect();
+        let requests = requests(&mut planner, &programs, &wanted, arguments);
+        (kernel.join(), planner, programs, requests)
+    });
+    // Without privileges nothing works, whatever the location.
+    let kernel = match kernel {
+        Ok(kernel) => kernel.map_err(kernel_failure)?,
+        Err(_) => return Err(Failure::new(Exit::Failure, "loading the kernel side ended unexpectedly")),
+    };
+    let requests = requests?;
+    let tracer = Tracer::start(kernel, planner).map_err(kernel_failure)?;
     drop(progress);
 
     let mut session = Session {
@@ -205,7 +212,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
 
 /// Plans every location in every program that has it.
 fn requests(
-    tracer: &mut Tracer,
+    planner: &mut Planner,
     programs: &[Program],
     wanted: &[Wanted],
     arguments: &Arguments,
@@ -215,7 +222,7 @@ fn requests(
         let mut failures = Vec::new();
         let mut bound: Vec<&Program> = Vec::new();
         for program in programs {
-            match tracer.plan(program.image, wanted) {
+            match planner.plan(program.image, wanted) {
                 Ok(planned) => {
                     bound.push(program);
                     requests.push(Request {

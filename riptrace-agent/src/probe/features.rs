@@ -110,8 +110,9 @@ pub(super) fn uprobe_multi_process_scope() -> Feature {
     Feature::from(aya::sys::is_uprobe_multi_supported(UProbeMultiFeature::ProcessScopedPidFilter))
 }
 
-/// Where a task keeps its FS base, which is where Go's thread-local storage hangs.
-pub(super) fn task_fsbase_offset() -> Option<u32> {
+/// Offset of `thread.fsbase` in `struct task_struct`: where a task keeps its FS base, on which Go's thread-local storage
+/// hangs. `None`: the kernel has no type data.
+pub fn task_fsbase_offset() -> Option<u32> {
     btf::member_offset(&fs::read(KERNEL_BTF).ok()?, "task_struct", "thread.fsbase")
 }
 

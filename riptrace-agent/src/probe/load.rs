@@ -27,7 +27,7 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, ProbeError> {
     })?;
     let scratch_per_cpu = options.scratch_per_cpu;
     // Without the offset, code that runs outside Go's calling convention has no goroutine; nothing else changes.
-    let fsbase_offset = features::task_fsbase_offset().unwrap_or(0);
+    let fsbase_offset = options.task_fsbase_offset.or_else(features::task_fsbase_offset).unwrap_or(0);
     EbpfLoader::new()
         .override_global("CPUS", &cpus, true)
         .override_global("SCRATCH_PER_CPU", &scratch_per_cpu, true)

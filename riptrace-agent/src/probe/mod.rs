@@ -37,7 +37,7 @@ mod registry;
 
 pub use attach::Scope;
 pub use error::ProbeError;
-pub use features::{Feature, Features};
+pub use features::{Feature, Features, task_fsbase_offset};
 use registry::{Registry, SiteEntry};
 
 /// How the kernel side is loaded.
@@ -52,6 +52,8 @@ pub struct KernelOptions {
     pub force_single_links: bool,
     /// Hits that can be captured on one CPU at the same time (one is preempted while it runs). 1 to 8.
     pub scratch_per_cpu: u32,
+    /// Offset of `thread.fsbase` in the kernel's `struct task_struct`, where it is known; else it is looked up.
+    pub task_fsbase_offset: Option<u32>,
     /// What the verifier is asked to say.
     pub verifier_log: VerifierLogLevel,
 }
@@ -62,6 +64,7 @@ impl Default for KernelOptions {
             ring_bytes: 8 * 1024 * 1024,
             force_single_links: false,
             scratch_per_cpu: 2,
+            task_fsbase_offset: None,
             verifier_log: load::DEFAULT_VERIFIER_LOG,
         }
     }

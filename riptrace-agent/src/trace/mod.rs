@@ -6,7 +6,9 @@
 
 mod host;
 mod image;
+mod kernel_facts;
 mod order;
+mod planner;
 mod planning;
 mod processes;
 
@@ -21,6 +23,8 @@ use riptrace_common::{
 pub use self::{
     host::utc_offset_seconds,
     image::Image,
+    kernel_facts::kernel_options,
+    planner::Planner,
     planning::{PlanFailure, PlannedLocation, Wanted, plan_alone},
 };
 use self::{order::Reorder, processes::Processes};
@@ -28,7 +32,7 @@ use crate::{
     decode::{self, DecodeContext, HostFacts, record},
     golang::types::TypeSource,
     plan::{CaptureLimits, SitePlan, stripped::RawTypes, types::TypeRegistry},
-    probe::{AttachmentId, Kernel, KernelOptions, ProbeError, Scope},
+    probe::{AttachmentId, Kernel, ProbeError, Scope},
     ring::RingReader,
 };
 
@@ -130,19 +134,25 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// Loads the kernel side. Nothing traps yet.
+    /// Takes a loaded kernel side, and what was planned while it loaded. Nothing traps yet.
     ///
     /// # Errors
     ///
-    /// Names the privilege or the kernel feature that is missing.
-    pub fn start(options: &KernelOptions) -> Result<Self, ProbeError> {
-        let mut kernel = Kernel::load(options)?;
+    /// The kernel side has no room for the binaries, or its records have a reader already.
+    pub fn start(mut kernel: Kernel, planner: Planner) -> Result<Self, ProbeError> {
         let ring = kernel.ring()?;
+        let Planner { registry, images } = planner;
+        for known in &images {
+            let index = kernel.add_image(&known.image.abi())?;
+            if index != known.index {
+                return Err(ProbeError::Unknown { what: "image", index: known.index.into() });
+            }
+        }
         Ok(Self {
             kernel,
             ring,
-            registry: TypeRegistry::new(),
-            images: Vec::new(),
+            registry,
+            images,
             armed: HashMap::new(),
             sites: HashMap::new(),
             processes: Processes::default(),
@@ -153,32 +163,10 @@ impl Tracer {
         })
     }
 
-    /// Takes a binary.
-    ///
-    /// # Errors
-    ///
-    /// The kernel side has no room for another one.
-    pub fn add_image(&mut self, image: Image) -> Result<ImageId, ProbeError> {
-        let index = self.kernel.add_image(&image.abi())?;
-        self.images.push(KnownImage { image, index });
-        Ok(ImageId(self.images.len() - 1))
-    }
-
     /// The binary.
     #[must_use]
     pub fn image(&self, id: ImageId) -> Option<&Image> {
         self.images.get(id.0).map(|known| &known.image)
-    }
-
-    /// Plans a location: where it is armed and what is captured there. Nothing is armed.
-    ///
-    /// # Errors
-    ///
-    /// The location can't be bound, or an expression names nothing.
-    pub fn plan(&mut self, image: ImageId, wanted: &Wanted) -> Result<PlannedLocation, PlanFailure> {
-        let Self { registry, images, .. } = self;
-        let known = images.get(image.0).ok_or(PlanFailure::UnknownImage)?;
-        planning::plan(registry, &known.image, known.index, wanted)
     }
 
     /// Arms a tracepoint.

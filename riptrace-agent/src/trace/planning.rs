@@ -158,7 +158,7 @@ fn with_reason(error: LocationError, debug: &DebugInfo, image: &Image) -> Locati
 ///
 /// # Errors
 ///
-/// As [`super::Tracer::plan`].
+/// As [`super::Planner::plan`].
 pub fn plan_alone(image: &Image, wanted: &Wanted) -> Result<PlannedLocation, PlanFailure> {
     plan_sites(&mut TypeRegistry::new(), image, 0, wanted)
 }
