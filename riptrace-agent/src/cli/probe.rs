@@ -23,7 +23,7 @@ use super::{
 use crate::{
     binary::{cache::Cache, process::Process},
     plan::{CaptureLimits, path::PathExpression, sites::LocationRequest},
-    probe::{Kernel, ProbeError},
+    probe::{Kernel, KernelOptions, ProbeError},
     render::{self, text::TextOptions},
     trace::{
         ImageId, PlanFailure, Planner, Request, TracepointId, Tracer, Wanted, kernel_options,
@@ -39,6 +39,9 @@ const FINISH_WITHIN: Duration = Duration::from_secs(1);
 const MAX_VALUE_CHARS: usize = 1000;
 /// How often the processes are looked at.
 const PROCESS_CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Different programs that one name or container is expected to mean; more of them have no room for each location.
+const MAX_PROGRAMS: usize = 64;
 
 /// Options of `riptrace probe`.
 #[derive(Debug, Args)]
@@ -151,13 +154,18 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             limits: arguments.capture_limits(),
         })
         .collect();
-    let targets = arguments.target.resolve()?;
     let progress = Progress::start();
-    // The kernel side loads while the program is read and the locations are planned: each takes some ten milliseconds.
+    // The kernel side loads while the programs are found and read and the locations are planned: each takes some ten
+    // milliseconds.
     let (kernel, planner, programs, requests) = std::thread::scope(|scope| {
-        let kernel = scope.spawn(|| Kernel::load(&kernel_options(&Cache::of_user())));
+        let kernel = scope.spawn(|| {
+            let known = kernel_options(&Cache::of_user());
+            Kernel::load(&KernelOptions { max_tracepoints: max_tracepoints(arguments), ..known })
+        });
         let mut planner = Planner::default();
-        let programs: Vec<Program> = targets
+        let programs: Vec<Program> = arguments
+            .target
+            .resolve()?
             .into_iter()
             .map(|target| {
                 let image = planner.add_image(target.load(&arguments.target, &progress));
@@ -165,8 +173,8 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             })
             .collect();
         let requests = requests(&mut planner, &programs, &wanted, arguments);
-        (kernel.join(), planner, programs, requests)
-    });
+        Ok::<_, Failure>((kernel.join(), planner, programs, requests))
+    })?;
     // Without privileges nothing works, whatever the location.
     let kernel = match kernel {
         Ok(kernel) => kernel.map_err(kernel_failure)?,
@@ -208,6 +216,14 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     }
     let reason = session.follow(&interrupted, &processes)?;
     session.finish(reason)
+}
+
+/// How many tracepoints the command can have: one for each location in each program.
+fn max_tracepoints(arguments: &Arguments) -> u32 {
+    let target = &arguments.target;
+    let programs = if target.exe.is_some() { 1 } else { target.pid.len().max(MAX_PROGRAMS) };
+    let all = arguments.locations.len().saturating_mul(programs);
+    u32::try_from(all).unwrap_or(u32::MAX).clamp(1, limits::MAX_TRACEPOINTS)
 }
 
 /// Plans every location in every program that has it.

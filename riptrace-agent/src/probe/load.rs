@@ -28,7 +28,11 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, ProbeError> {
     let scratch_per_cpu = options.scratch_per_cpu;
     // Without the offset, code that runs outside Go's calling convention has no goroutine; nothing else changes.
     let fsbase_offset = options.task_fsbase_offset.or_else(features::task_fsbase_offset).unwrap_or(0);
-    EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    for map in PER_TRACEPOINT {
+        loader.map_max_entries(map, options.max_tracepoints);
+    }
+    loader
         .override_global("CPUS", &cpus, true)
         .override_global("SCRATCH_PER_CPU", &scratch_per_cpu, true)
         .override_global("TASK_FSBASE_OFFSET", &fsbase_offset, true)
@@ -38,6 +42,9 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, ProbeError> {
         .load(OBJECT)
         .map_err(|error| refused("the maps", error))
 }
+
+/// The maps that tracepoints index.
+const PER_TRACEPOINT: [&str; 4] = ["TRACEPOINTS", "STATES", "COUNTERS", "COSTS"];
 
 fn check_options(options: &KernelOptions) -> Result<(), ProbeError> {
     let bad = |option, value: u32, rule| Err(ProbeError::BadOption { option, value: value.into(), rule });
@@ -50,6 +57,9 @@ fn check_options(options: &KernelOptions) -> Result<(), ProbeError> {
     }
     if !(1..=MAX_SCRATCH_PER_CPU).contains(&options.scratch_per_cpu) {
         return bad("scratch_per_cpu", options.scratch_per_cpu, "it must be from 1 to 8");
+    }
+    if !(1..=limits::MAX_TRACEPOINTS).contains(&options.max_tracepoints) {
+        return bad("max_tracepoints", options.max_tracepoints, "it must be from 1 to 4096");
     }
     Ok(())
 }

@@ -54,6 +54,9 @@ pub struct KernelOptions {
     pub scratch_per_cpu: u32,
     /// Offset of `thread.fsbase` in the kernel's `struct task_struct`, where it is known; else it is looked up.
     pub task_fsbase_offset: Option<u32>,
+    /// Tracepoints that can be armed at the same time; at most `limits::MAX_TRACEPOINTS`. Each takes some hundred bytes
+    /// for each CPU that can ever be present, which the kernel allocates and clears one by one when it loads.
+    pub max_tracepoints: u32,
     /// What the verifier is asked to say.
     pub verifier_log: VerifierLogLevel,
 }
@@ -65,6 +68,7 @@ impl Default for KernelOptions {
             force_single_links: false,
             scratch_per_cpu: 2,
             task_fsbase_offset: None,
+            max_tracepoints: limits::MAX_TRACEPOINTS,
             verifier_log: load::DEFAULT_VERIFIER_LOG,
         }
     }
@@ -161,7 +165,7 @@ impl Kernel {
             ebpf,
             multi,
             multi_process_scope,
-            registry: Registry::new(),
+            registry: Registry::new(options.max_tracepoints),
             tracepoint_entries: BTreeMap::new(),
             attachments: HashMap::new(),
             next_attachment: 0,

@@ -113,11 +113,11 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(max_tracepoints: u32) -> Self {
         Self {
             sites: Indices::new("armed addresses", limits::MAX_SITES),
             site_entries: vec![SiteEntry::default(); limits::MAX_SITES as usize],
-            tracepoints: Indices::new("tracepoints", limits::MAX_TRACEPOINTS),
+            tracepoints: Indices::new("tracepoints", max_tracepoints),
             images: Indices::new("executables", limits::MAX_IMAGES),
             windows: Ranges::new("windows", 0, limits::MAX_WINDOWS),
             root_slots: Ranges::new("root slots", limits::FIRST_ROOT_SLOT, limits::MAX_SLOTS),

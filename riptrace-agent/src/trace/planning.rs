@@ -349,10 +349,11 @@ fn preload_closures(
         packages.insert("context");
     }
     for package in packages {
-        let closures = table.functions().filter(|function| {
-            let rest = function.name().strip_prefix(package).and_then(|rest| rest.strip_prefix('.'));
-            rest.is_some_and(|rest| rest.contains(".func"))
-        });
+        let package = format!("{package}.");
+        let closures =
+            table.functions().filter(|function| function.name_begins_with(&package)).filter(|function| {
+                function.name().get(package.len()..).is_some_and(|rest| rest.contains(".func"))
+            });
         for closure in closures.take(MAX_CLOSURES) {
             if let Some(layout) = debug.closure_type(closure.entry) {
                 registry.add_closure(index, debug, closure.entry, &layout)?;

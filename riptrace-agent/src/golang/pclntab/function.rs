@@ -80,6 +80,11 @@ impl<'a> Function<'a> {
         self.tab.name(self.half(4))
     }
 
+    /// Whether [`Self::name`] begins so; without looking for its end.
+    pub fn name_begins_with(&self, prefix: &str) -> bool {
+        self.tab.name_begins_with(self.half(4), prefix.as_bytes())
+    }
+
     /// Bytes of the arguments and results that the caller has on the stack; `None`: unknown.
     pub fn args_bytes(&self) -> Option<u32> {
         let bytes = self.half(8) as i32;

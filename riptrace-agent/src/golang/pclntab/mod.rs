@@ -298,6 +298,11 @@ impl Pclntab {
         self.string(&self.names, offset)
     }
 
+    fn name_begins_with(&self, offset: u32, prefix: &[u8]) -> bool {
+        let start = self.names.start.saturating_add(offset as usize);
+        self.data.get(start..self.names.end).is_some_and(|names| names.starts_with(prefix))
+    }
+
     /// The value table at an offset of the value part; 0 means that there is none.
     fn values(&self, offset: u32, start: u64, end: u64) -> Values<'_> {
         let bytes = match offset {
