@@ -44,7 +44,7 @@ const PROGRAMS: &[(&str, &str, Option<&str>, &str)] = &[
         Some("github.com/caddyserver/caddy/v2/cmd/caddy@v2.10.0"),
         "caddyhttp/server.go:303",
     ),
-    ("rclone 1.71.0", "rclone", Some("github.com/rclone/rclone@v1.71.0"), "rclone/cmd/cmd.go:300"),
+    ("rclone 1.71.0", "rclone", Some("github.com/rclone/rclone@v1.71.0"), "rclone@v1.71.0/cmd/cmd.go:300"),
 ];
 
 #[derive(Serialize)]

@@ -133,6 +133,14 @@ impl Executable {
         Self::from_file(&file, path)
     }
 
+    /// As [`Self::open`], but [`Self::path`], and with it what is shown, is `shown`: `/proc/PID/exe` tells nobody which
+    /// program that is.
+    pub fn open_as(path: &Path, shown: &Path) -> Result<Self, BinaryError> {
+        let open_error = |source| BinaryError::Open { path: path.to_owned(), source: Arc::new(source) };
+        let file = File::open(path).map_err(open_error)?;
+        Self::from_file(&file, shown)
+    }
+
     /// As [`Self::open`], for a file that is open already.
     pub fn from_file(file: &File, path: &Path) -> Result<Self, BinaryError> {
         let open_error = |source| BinaryError::Open { path: path.to_owned(), source: Arc::new(source) };
@@ -169,7 +177,7 @@ impl Executable {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// The path that it was opened by.
+    /// The path that it was opened by, or as which it is known: for people, not for opening.
     pub fn path(&self) -> &Path {
         &self.0.path
     }

@@ -112,11 +112,16 @@ pub fn all_go() -> io::Result<(Vec<(Process, Executable)>, usize)> {
                 continue;
             }
         };
-        let program = opened
-            .entry((metadata.dev(), metadata.ino()))
-            .or_insert_with(|| Executable::open(&exe).ok().filter(Executable::is_go));
+        let file = (metadata.dev(), metadata.ino());
+        if opened.get(&file).is_some_and(Option::is_none) {
+            continue;
+        }
         // A process that ends meanwhile is no error here.
-        if let (Some(program), Ok(process)) = (program, Process::open(pid)) {
+        let Ok(process) = Process::open(pid) else { continue };
+        let program = opened
+            .entry(file)
+            .or_insert_with(|| Executable::open_as(&exe, &process.exe).ok().filter(Executable::is_go));
+        if let Some(program) = program {
             found.push((process, program.clone()));
         }
     }
@@ -182,7 +187,7 @@ impl Process {
     /// Opens the program that it runs; an error if it is not a Go program.
     pub fn executable(&self) -> Result<Executable, ProcessError> {
         let link = exe_link(self.pid);
-        let program = match Executable::open(&link) {
+        let program = match Executable::open_as(&link, &self.exe) {
             Ok(program) if program.is_go() => program,
             Ok(_) | Err(BinaryError::Elf { .. }) => return Err(ProcessError::NotGo { pid: self.pid }),
             Err(error) if self.has_ended() => {

@@ -38,6 +38,14 @@ pub struct Arguments {
     #[command(flatten)]
     target: TargetArguments,
 
+    /// Only this variable or field path (repeatable), as for riptrace probe.
+    #[arg(long, value_name = "EXPR")]
+    capture: Vec<String>,
+
+    /// The package variables of the location's package too.
+    #[arg(long)]
+    globals: bool,
+
     /// One JSON object a program.
     #[arg(long)]
     json: bool,
@@ -68,7 +76,12 @@ struct SiteExplanation {
 pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let location =
         arguments.location.parse::<LocationRequest>().map_err(|error| Failure::new(Exit::Usage, error))?;
-    let wanted = Wanted { location, captures: Vec::new(), globals: false, limits: CaptureLimits::default() };
+    let wanted = Wanted {
+        location,
+        captures: super::probe::captures(&arguments.capture)?,
+        globals: arguments.globals,
+        limits: CaptureLimits::default(),
+    };
     let progress = Progress::start();
     let mut output = Output::default();
     let mut failure = None;

@@ -1,6 +1,6 @@
 //! `riptrace lines`: which lines of a source file can carry a tracepoint, and which variables are readable there.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, num::NonZero, panic::resume_unwind};
 
 use clap::Args;
 use riptrace_common::wire::event::VariableInfo;
@@ -36,6 +36,9 @@ pub struct Arguments {
     json: bool,
 }
 
+/// Lines that are worked on before their rows are printed.
+const BATCH: usize = 256;
+
 /// A line that can carry a tracepoint.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -62,17 +65,19 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         let image = target.load(&arguments.target, &progress);
         let Some((file, lines)) = lines_of(&image, &arguments.file)? else { continue };
         found = true;
-        for line in lines {
-            if interrupted.is_set() {
-                return Ok(Exit::Ok);
+        let lines: Vec<u32> = lines.into_iter().collect();
+        for batch in lines.chunks(BATCH) {
+            for row in rows(&image, &file, batch) {
+                let text = if arguments.json {
+                    serde_json::to_string(&row).map_err(|error| Failure::new(Exit::Failure, error))?
+                } else {
+                    text(&row)
+                };
+                if output.line(&text)? == Reader::Gone {
+                    return Ok(Exit::Ok);
+                }
             }
-            let row = row(&image, &file, line);
-            let text = if arguments.json {
-                serde_json::to_string(&row).map_err(|error| Failure::new(Exit::Failure, error))?
-            } else {
-                text(&row)
-            };
-            if output.line(&text)? == Reader::Gone {
+            if interrupted.is_set() {
                 return Ok(Exit::Ok);
             }
         }
@@ -105,6 +110,24 @@ fn lines_of(image: &Image, wanted: &str) -> Result<Option<(String, BTreeSet<u32>
     };
     let lines = image.lines_with_code(&file).map_err(Failure::unbound)?;
     Ok(Some((file, lines)))
+}
+
+/// The rows of some lines, by as many threads as there are processors: a large file has thousands of lines, and each is
+/// planned as if it were to be armed.
+fn rows(image: &Image, file: &str, lines: &[u32]) -> Vec<Row> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let share = lines.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let shares: Vec<_> = lines
+            .chunks(share)
+            .map(|share| {
+                scope.spawn(move || share.iter().map(|&line| row(image, file, line)).collect::<Vec<_>>())
+            })
+            .collect();
+        let done =
+            shares.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        done.flatten().collect()
+    })
 }
 
 fn row(image: &Image, file: &str, line: u32) -> Row {

@@ -1,6 +1,7 @@
 //! `riptrace probe`: arm, print hits, disarm.
 
 use std::{
+    collections::HashSet,
     io,
     ops::ControlFlow,
     sync::Arc,
@@ -139,11 +140,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let parse =
         |text: &String| text.parse::<LocationRequest>().map_err(|error| Failure::new(Exit::Usage, error));
     let locations = arguments.locations.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-    let captures = arguments
-        .capture
-        .iter()
-        .map(|text| PathExpression::parse(text).map_err(|error| Failure::new(Exit::Usage, error)))
-        .collect::<Result<Vec<_>, _>>()?;
+    let captures = captures(&arguments.capture)?;
 
     let wanted: Vec<Wanted> = locations
         .into_iter()
@@ -199,6 +196,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             reader: Reader::There,
         },
         armed: Vec::new(),
+        warned: HashSet::new(),
     };
     for request in requests {
         session.arm(request)?;
@@ -211,11 +209,18 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     // What ended between the first look and now never gives a hit.
     if let Some(gone) = processes.first()
         && processes.iter().all(Process::has_ended)
+        && !session.has_hits()?
     {
         return Err(Failure::unbound(format!("process {} ended before it was armed", gone.pid)));
     }
     let reason = session.follow(&interrupted, &processes)?;
     session.finish(reason)
+}
+
+/// What `--capture` names.
+pub(super) fn captures(texts: &[String]) -> Result<Vec<PathExpression>, Failure> {
+    let parse = |text: &String| PathExpression::parse(text).map_err(|error| Failure::new(Exit::Usage, error));
+    texts.iter().map(parse).collect()
 }
 
 /// How many tracepoints the command can have: one for each location in each program.
@@ -319,6 +324,8 @@ struct Session<'a> {
     arguments: &'a Arguments,
     printer: Printer,
     armed: Vec<TracepointId>,
+    /// Warnings that were shown.
+    warned: HashSet<String>,
 }
 
 impl Session<'_> {
@@ -330,10 +337,23 @@ impl Session<'_> {
         if self.arguments.json {
             self.printer.print(&Event::Attached(attached))?;
         } else {
-            note(&render::text::attached(&attached));
+            // Of a program without debug data the same is to be said at each location: once is enough.
+            let mut shown = attached;
+            shown.warnings.retain(|warning| self.warned.insert(warning.clone()));
+            note(&render::text::attached(&shown));
         }
         self.printer.flush()?;
         Ok(())
+    }
+
+    /// Whether any location was executed since it was armed.
+    fn has_hits(&self) -> Result<bool, Failure> {
+        for id in &self.armed {
+            if self.tracer.stats(*id).map_err(kernel_failure)?.hits > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn follow(&mut self, interrupted: &Interrupted, processes: &[Process]) -> Result<End, Failure> {

@@ -179,8 +179,12 @@ impl DebugInfo {
         (0..self.index.file_count()).map(|file| self.index.file_name(file))
     }
 
-    /// The source files whose path is `suffix` or ends with `/suffix`.
+    /// The source files whose path is `suffix`, or, where there is none, ends with `/suffix`.
     pub fn files_matching(&self, suffix: &str) -> Vec<Arc<str>> {
+        // Whoever has a whole path, asks for one line of the file after the other.
+        if !self.index.units_of_file(suffix).is_empty() {
+            return vec![Arc::from(suffix)];
+        }
         self.files().filter(|file| names::is_path_suffix(file, suffix)).map(Arc::from).collect()
     }
 }

@@ -11,6 +11,7 @@ mod lines;
 mod location;
 pub mod path;
 mod place;
+pub mod referenced;
 mod root;
 pub mod sites;
 pub mod stripped;

@@ -59,6 +59,21 @@ pub enum PathError {
         /// Names that look alike, or the ones that there are.
         nearest: Vec<Arc<str>>,
     },
+    /// The location's package has no such variable.
+    #[error(
+        "{text:?}: package {package} has no variable {name} in this program (the linker leaves out what nothing uses){}",
+        nearest_clause(.nearest)
+    )]
+    NoPackageVariable {
+        /// The expression.
+        text: Arc<str>,
+        /// The package's import path.
+        package: Arc<str>,
+        /// The name.
+        name: Arc<str>,
+        /// Names that look alike, or the ones that there are.
+        nearest: Vec<Arc<str>>,
+    },
     /// The struct has no such field.
     #[error("{text:?}: {type_name} has no field {name}{}", nearest_clause(.nearest))]
     NoField {

@@ -5,7 +5,8 @@
 //! instantiation of a generic function gets its sites (`docs/`, "Location → sites").
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -23,7 +24,7 @@ use super::{
     code::{FlowGraph, Node, bytes_of, is_emulated, text_of},
     entries::{entries, function_entry},
     lines::{InstructionLines, Owner, is_wrapper, without_type_arguments},
-    path::nearest,
+    path::{distance, nearest},
 };
 use crate::dwarf::{Function, FunctionMatch};
 
@@ -356,17 +357,21 @@ impl Search<'_> {
 
 fn nearest_files(requested: &str, names: &[Arc<str>]) -> Vec<Arc<str>> {
     let base = requested.rsplit('/').next().unwrap_or(requested);
-    let same: Vec<Arc<str>> =
-        names.iter().filter(|name| name.rsplit('/').next() == Some(base)).take(4).cloned().collect();
+    let mut same: Vec<&Arc<str>> =
+        names.iter().filter(|name| name.rsplit('/').next() == Some(base)).collect();
     if !same.is_empty() {
-        return same;
+        same.sort_by_cached_key(|name| (Reverse(likeness(requested, name)), name.matches('/').count()));
+        return same.into_iter().take(4).cloned().collect();
     }
     let bases: Vec<Arc<str>> = names
         .iter()
         .take(MAX_CANDIDATES)
         .map(|name| Arc::from(name.rsplit('/').next().unwrap_or(name)))
         .collect();
-    let close = nearest(base, bases.iter());
+    // Most names of files are short: with the usual bound a third of their letters could be others.
+    let far = |name: &str| distance(stem(base), stem(name), (stem(base).len() / 4).max(1));
+    let close: Vec<Arc<str>> =
+        nearest(base, bases.iter()).into_iter().filter(|name| far(name) != usize::MAX).collect();
     names
         .iter()
         .filter(|name| close.iter().any(|close| name.rsplit('/').next() == Some(&**close)))
@@ -375,10 +380,48 @@ fn nearest_files(requested: &str, names: &[Arc<str>]) -> Vec<Arc<str>> {
         .collect()
 }
 
+fn stem(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
+}
+
+/// Of two paths with the same last part, how many other parts of the one are, apart from a version, in the other.
+fn likeness(requested: &str, path: &str) -> usize {
+    let name = |part: &str| part.split_once('@').map_or(part, |(name, _)| name).to_owned();
+    let parts: HashSet<String> = path.split('/').rev().skip(1).map(name).collect();
+    requested.split('/').rev().skip(1).filter(|part| !part.is_empty() && parts.contains(&name(part))).count()
+}
+
 fn nearest_functions(requested: &str, names: &[Arc<str>]) -> Vec<Arc<str>> {
     let last = |name: &str| name.rsplit('/').next().unwrap_or(name).to_owned();
     let wanted = last(requested);
     let bases: Vec<Arc<str>> = names.iter().take(MAX_CANDIDATES).map(|name| Arc::from(last(name))).collect();
     let close = nearest(&wanted, bases.iter());
     names.iter().filter(|name| close.iter().any(|close| last(name) == **close)).take(4).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_suggested_are_likely_meant() {
+        let names: Vec<Arc<str>> = [
+            "/m/github.com/shop@v1.2.0/cmd/bisync/cmd.go",
+            "/m/github.com/shop@v1.2.0/cmd/cmd.go",
+            "/m/other.org/server/v2@v2.0.1/cmd.go",
+            "/m/github.com/shop@v1.2.0/store/orders.go",
+            "/usr/lib/go/src/os/exec.go",
+        ]
+        .map(Arc::from)
+        .into();
+        for (requested, first) in [
+            ("shop/cmd/cmd.go", Some("/m/github.com/shop@v1.2.0/cmd/cmd.go")),
+            ("server/cmd.go", Some("/m/other.org/server/v2@v2.0.1/cmd.go")),
+            ("order.go", Some("/m/github.com/shop@v1.2.0/store/orders.go")),
+            ("nosuch.go", None),
+            ("execs/main.go", None),
+        ] {
+            assert_eq!(nearest_files(requested, &names).first().map(|name| &**name), first, "{requested}");
+        }
+    }
 }

@@ -11,13 +11,14 @@ use riptrace_common::wire::event::Trigger;
 
 use super::Image;
 use crate::{
-    binary::BinaryError,
+    binary::{BinaryError, FileIdentity},
     dwarf::{DebugInfo, DwarfError, VisibleVariable},
     golang::types::{Shape, TypeId, TypeSource},
     plan::{
         CaptureLimits, SitePlan,
         captures::{PlanError, SiteContext, plan_site},
-        path::{PathExpression, PathStep},
+        path::{PathError, PathExpression, PathStep, nearest},
+        referenced::referenced_first,
         sites::{self, LocationError, LocationRequest, Site},
         stripped::{RawTypes, TableLines, argument_registers},
         types::{COMMON_DYNAMIC_TYPES, RegistryError, TypeRegistry},
@@ -142,9 +143,8 @@ fn with_reason(error: LocationError, debug: &DebugInfo, image: &Image) -> Locati
     let reason = || {
         let files = debug.files_matching(&file);
         let [path] = files.as_slice() else { return None };
-        let modified = fs::metadata(&**path).ok()?.modified().ok()?;
-        let built = fs::metadata(image.executable.path()).ok()?.modified().ok()?;
-        if modified > built {
+        let source = FileIdentity::of(&fs::metadata(&**path).ok()?);
+        if source.modified_ns > image.executable.identity().modified_ns {
             return None;
         }
         let text = fs::read_to_string(&**path).ok()?;
@@ -191,7 +191,9 @@ fn plan_one(
     let mut variables = debug.variables_between(function, site.scope_address, address)?;
     let package = package_of(&site.location.function);
     if wanted.globals {
-        variables.extend(debug.globals(package)?);
+        let mut globals = debug.globals(package)?;
+        referenced_first(image, debug.as_ref(), site, &mut globals);
+        variables.extend(globals);
     }
     let globals = || debug.globals(package);
     let captures = with_package_variables(&wanted.captures, package, globals, &mut variables)?;
@@ -222,7 +224,7 @@ fn with_package_variables(
     package: &str,
     globals: impl FnOnce() -> Result<Vec<VisibleVariable>, DwarfError>,
     variables: &mut Vec<VisibleVariable>,
-) -> Result<Vec<PathExpression>, DwarfError> {
+) -> Result<Vec<PathExpression>, PlanFailure> {
     let short = package.rsplit('/').next().unwrap_or(package);
     let mut captures = captures.to_vec();
     let mut of_package: Vec<&mut PathExpression> = captures
@@ -236,12 +238,26 @@ fn with_package_variables(
     for capture in &mut of_package {
         let Some(PathStep::Field(name)) = capture.steps.first() else { continue };
         let full = format!("{package}.{name}");
-        if let Some(global) = globals.iter().find(|global| *global.name == *full) {
-            let name: Arc<str> = format!("{short}.{name}").into();
-            variables.push(VisibleVariable { name: Arc::clone(&name), ..global.clone() });
-            capture.variable = name;
-            capture.steps.remove(0);
-        }
+        let Some(global) = globals.iter().find(|global| *global.name == *full) else {
+            let own = |global: &VisibleVariable| {
+                Some(Arc::from(global.name.strip_prefix(package)?.strip_prefix('.')?))
+            };
+            let names: Vec<Arc<str>> = globals.iter().filter_map(own).collect();
+            let missing = PathError::NoPackageVariable {
+                text: Arc::clone(&capture.text),
+                package: package.into(),
+                name: Arc::clone(name),
+                nearest: nearest(name, names.iter())
+                    .iter()
+                    .map(|name| format!("{short}.{name}").into())
+                    .collect(),
+            };
+            return Err(PlanError::Expression(missing).into());
+        };
+        let name: Arc<str> = format!("{short}.{name}").into();
+        variables.push(VisibleVariable { name: Arc::clone(&name), ..global.clone() });
+        capture.variable = name;
+        capture.steps.remove(0);
     }
     Ok(captures)
 }
@@ -400,10 +416,10 @@ mod tests {
             dict_index: None,
         };
         let globals = || Ok(vec![variable("example.org/shop/orders.Open", Role::Global)]);
-        let captures: Vec<_> = ["orders.Open.Count", "orders.Shut", "Open", "o"]
-            .iter()
-            .map(|text| PathExpression::parse(text).unwrap())
-            .collect();
+        let parsed = |texts: &[&str]| -> Vec<PathExpression> {
+            texts.iter().map(|text| PathExpression::parse(text).unwrap()).collect()
+        };
+        let captures = parsed(&["orders.Open.Count", "Open", "o"]);
         let first = |local: &str| {
             let mut variables = vec![variable(local, Role::Local)];
             let captures =
@@ -414,11 +430,19 @@ mod tests {
             (names, asked)
         };
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        assert_eq!(
-            first("o"),
-            (words(&["o", "orders.Open"]), words(&["orders.Open", "orders", "Open", "o"]))
+        assert_eq!(first("o"), (words(&["o", "orders.Open"]), words(&["orders.Open", "Open", "o"])));
+        assert_eq!(first("orders"), (words(&["orders"]), words(&["orders", "Open", "o"])));
+        let missing = with_package_variables(
+            &parsed(&["orders.Opem.Count"]),
+            "example.org/shop/orders",
+            globals,
+            &mut Vec::new(),
         );
-        assert_eq!(first("orders"), (words(&["orders"]), words(&["orders", "orders", "Open", "o"])));
+        assert_eq!(
+            missing.unwrap_err().to_string(),
+            "\"orders.Opem.Count\": package example.org/shop/orders has no variable Opem in this program (the linker \
+             leaves out what nothing uses); there is orders.Open"
+        );
     }
 
     #[test]
