@@ -20,6 +20,13 @@ use riptrace_tests::{
 };
 use serde_json::Value;
 
+#[path = "bad_input/binaries.rs"]
+mod binaries;
+#[path = "bad_input/many_sites.rs"]
+mod many_sites;
+#[path = "bad_input/values.rs"]
+mod values;
+
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn local() -> Version {
@@ -200,75 +207,6 @@ fn the_end_of_the_process_ends_the_probe() {
     let finished = running.wait(Duration::from_secs(10)).unwrap();
     finished.expect(0, &[]);
     assert_eq!(finished.of_kind("detached").next().unwrap()["reason"], "process_exited");
-}
-
-#[test]
-fn a_binary_without_dwarf_says_which_flag_removed_it() {
-    if !requirements::bpf("binaries without DWARF") {
-        return;
-    }
-    for (mode, flag) in [(Mode::NoDwarf, "-w"), (Mode::Stripped, "-s")] {
-        let mut fixture = Fixture::start(&executable(mode), &["tick"]).unwrap();
-        let location = line("bad.tick").location();
-        let mut running = Running::probe(fixture.pid(), &[location], &["--limit", "3", "--stack"]).unwrap();
-        running.wait_attached(1, TIMEOUT).unwrap();
-        fixture.release().unwrap();
-        let finished = running.wait(TIMEOUT).unwrap();
-        finished.expect(0, &[]);
-        let said = format!("{}{}", finished.stdout, finished.stderr);
-        assert!(
-            said.contains(flag) && said.contains("DWARF"),
-            "it did not say that {flag} removed DWARF:\n{said}"
-        );
-        let hit = finished.of_kind("hit").next().unwrap();
-        assert_eq!(hit["location"]["function"], "fixtures/bad.tick");
-        assert_eq!(hit["stack"][1]["function"], "fixtures/bad.Tick");
-        assert!(hit["goroutine"].is_u64(), "{hit}");
-    }
-}
-
-#[test]
-fn a_binary_stripped_afterwards_still_gives_lines() {
-    if !requirements::bpf("a stripped binary") {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let stripped = folder.path().join("stripped");
-    let strip = Command::new("strip").arg("-o").arg(&stripped).arg(executable(Mode::Optimised)).status();
-    if !strip.is_ok_and(|status| status.success()) {
-        return requirements::leave_out("a stripped binary", "there is no `strip`");
-    }
-    let mut fixture = Fixture::start(&stripped, &["tick"]).unwrap();
-    let running = hitting(&mut fixture, &["--limit", "2"]);
-    running.wait(TIMEOUT).unwrap().expect(0, &[]);
-}
-
-#[test]
-fn a_truncated_executable_is_an_error_and_no_panic() {
-    if !requirements::bpf("a truncated executable") {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let whole = fs::read(executable(Mode::Optimised)).unwrap();
-    for bytes in [0, 3, 40, 64, 500, 5000, whole.len() / 3, whole.len() * 2 / 3, whole.len() - 1000] {
-        let path = folder.path().join(format!("cut-{bytes}"));
-        fs::write(&path, &whole[..bytes]).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        let location = line("bad.tick").location();
-        let path = path.to_str().unwrap();
-        let finished =
-            run(&["probe", "--json", "--exe", path, "--timeout", "1s", &location], TIMEOUT).unwrap();
-        assert!(!finished.stderr.contains("panicked"), "{bytes} bytes: {}", finished.stderr);
-        assert!(
-            matches!(finished.code(), Some(3 | 4)),
-            "{bytes} bytes: {:?} {}",
-            finished.code(),
-            finished.stderr
-        );
-        if bytes < 5000 {
-            finished.expect(3, &["cut-"]);
-        }
-    }
 }
 
 #[test]
@@ -489,166 +427,4 @@ fn without_privileges_it_says_what_it_needs() {
         process.kill().unwrap();
         process.wait().unwrap();
     }
-}
-
-#[test]
-fn a_gigabyte_is_captured_up_to_the_limits() {
-    if !requirements::bpf("a slice of 1 GB") {
-        return;
-    }
-    let hit = one_hit("huge", "bad.huge");
-    // Bytes are captured like a text.
-    for (name, len, by) in
-        [("bytes", 1 << 30, "max_string"), ("words", 1 << 27, "max_items"), ("text", 1 << 30, "max_string")]
-    {
-        let value = variable(&hit, name);
-        assert_eq!(value["len"].as_u64(), Some(len), "{name}: {value}");
-        assert_eq!(value["truncated"]["by"], by, "{name}: {value}");
-    }
-    assert_eq!(variable(&hit, "words")["elems"][0]["value"], 97);
-    let blocks = variable(&one_hit("huge", "bad.blocks"), "blocks");
-    assert_eq!(blocks["len"].as_u64(), Some(1 << 10));
-    assert!(blocks.get("truncated").is_some(), "{blocks:.300}");
-}
-
-#[test]
-fn a_pointer_to_nowhere_is_a_fault_of_that_value_alone() {
-    if !requirements::bpf("pointers to nowhere") {
-        return;
-    }
-    let hit = one_hit("wild", "bad.wild");
-    let held = one_hit("wild", "bad.held");
-    for name in ["unmapped", "strange", "m", "c", "s", "list"] {
-        let value = variable(if name == "list" { &held } else { &hit }, name);
-        let text = value.to_string();
-        assert!(text.contains(r#""unavailable":"fault""#), "{name}: {text}");
-    }
-    let s = variable(&hit, "s");
-    assert_eq!(s["len"], 10, "{s}");
-    let holder = variable(&held, "h");
-    let kept = &holder["fields"][1]["value"];
-    assert_eq!((&kept["value"], kept.get("unavailable")), (&Value::from("fine"), None), "{holder}");
-}
-
-#[test]
-fn a_map_that_changes_meanwhile_is_torn_or_exact() {
-    if !requirements::bpf("a map that changes meanwhile") {
-        return;
-    }
-    for version in ["1.23.12", "local"] {
-        let version = if version == "local" { local() } else { Version(version.to_owned()) };
-        if !version.is_available() {
-            requirements::leave_out(
-                "a map that changes meanwhile",
-                "this version of Go can't be fetched here",
-            );
-            continue;
-        }
-        let executable = go::build(&version, Mode::Optimised).unwrap();
-        let mut fixture = Fixture::start(&executable, &["racing"]).unwrap();
-        let location = probed_line(&version, "bad.racing").unwrap().location();
-        let options = ["--limit", "400", "--max-items", "3000", "--timeout", "30s"];
-        let mut running = Running::probe(fixture.pid(), &[location], &options).unwrap();
-        running.wait_attached(1, TIMEOUT).unwrap();
-        fixture.release().unwrap();
-        let finished = running.wait(TIMEOUT).unwrap();
-        finished.expect(0, &[]);
-        assert_eq!(finished.of_kind("hit").count(), 400);
-        let (mut torn, mut entries) = (0, 0);
-        for hit in finished.of_kind("hit") {
-            for name in ["small", "large"] {
-                let map = variable(hit, name);
-                if map["torn"] == true {
-                    torn += 1;
-                    continue;
-                }
-                let list = map["entries"].as_array().map_or(&[][..], Vec::as_slice);
-                for entry in list {
-                    if entry.to_string().contains("max_bytes") {
-                        continue; // The record was full.
-                    }
-                    let number = |value: &Value| value["value"].as_u64();
-                    let (key, value) = (number(&entry[0]), number(&entry[1]));
-                    // The runtime sets a key first and clears a value first: for a moment memory itself holds a zero.
-                    let whole = value == Some(0) || value == key.map(|key| key * 3);
-                    assert!(whole, "{name} was put together from two moments: {entry}");
-                    entries += 1;
-                }
-                if map.get("truncated").is_none() && map.get("unavailable").is_none() {
-                    assert_eq!(
-                        map["len"].as_u64(),
-                        Some(list.len() as u64),
-                        "{name} is said to be whole: {map:.400}"
-                    );
-                }
-            }
-        }
-        assert!(entries > 0, "every one of 800 maps was torn ({torn})");
-    }
-}
-
-/// The first hit of a line that is executed once.
-fn one_hit(fixture: &str, name: &str) -> Value {
-    let mut fixture = Fixture::start(&executable(Mode::Optimised), &[fixture]).unwrap();
-    let mut running = Running::probe(fixture.pid(), &[line(name).location()], &["--limit", "1"]).unwrap();
-    running.wait_attached(1, TIMEOUT).unwrap();
-    fixture.release().unwrap();
-    let finished = running.wait(TIMEOUT).unwrap();
-    finished.expect(0, &[]);
-    assert!(fixture.is_running(), "the program did not survive");
-    finished.of_kind("hit").next().unwrap().clone()
-}
-
-fn variable(hit: &Value, name: &str) -> Value {
-    let variables = hit["variables"].as_array().unwrap();
-    variables.iter().find(|variable| variable["name"] == name).unwrap_or_else(|| panic!("no {name} in {hit}"))
-        ["value"]
-        .clone()
-}
-
-#[test]
-fn two_thousand_sites_are_armed_and_disarmed_at_once() {
-    const COPIES: usize = 2000;
-    if !requirements::bpf("2000 sites") {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let source = many_copies(folder.path(), COPIES);
-    let executable = go::build_in(folder.path(), &local(), Mode::Optimised).unwrap();
-    let mut fixture = Fixture::start(&executable, &[]).unwrap();
-    let mut probe = Running::probe(fixture.pid(), &[source], &["--rate", "10"]).unwrap();
-    probe.wait_attached(1, TIMEOUT).unwrap();
-    fixture.release().unwrap();
-    fixture.wait_done(TIMEOUT).unwrap();
-    let started = Instant::now();
-    let finished = probe.interrupt(TIMEOUT).unwrap();
-    let took = started.elapsed();
-    drop(fixture.end());
-    finished.expect(0, &[]);
-    let sites = finished.of_kind("attached").next().unwrap()["sites"].as_array().unwrap().len();
-    assert!(sites >= COPIES, "{sites} sites");
-    assert_eq!(finished.of_kind("stats").next().unwrap()["hits"].as_u64(), Some(COPIES as u64 * 3));
-    assert!(took < Duration::from_secs(5), "disarming took {took:?}");
-}
-
-/// Writes a program in which one function is inlined so many times; says where its line is.
-fn many_copies(folder: &Path, copies: usize) -> String {
-    fs::write(folder.join("go.mod"), "module many\n\ngo 1.21\n").unwrap();
-    let calls =
-        |range: std::ops::Range<usize>| range.map(|i| format!("\tadd({})\n", i + 1)).collect::<String>();
-    let mut source = String::from(
-        "package main\n\nimport (\n\t\"bufio\"\n\t\"fmt\"\n\t\"os\"\n)\n\nvar sum int\n\nfunc add(n int) {\n\tsum += n * sum // probed\n}\n\n",
-    );
-    let line = source.lines().position(|line| line.contains("// probed")).unwrap() + 1;
-    let functions = copies / 100;
-    for function in 0..functions {
-        let body = calls(function * 100..(function + 1) * 100);
-        source += &format!("//go:noinline\nfunc f{function}() {{\n{body}}}\n\n");
-    }
-    let all = (0..functions).map(|function| format!("\t\tf{function}()\n")).collect::<String>();
-    source += &format!(
-        "func main() {{\n\tin := bufio.NewReader(os.Stdin)\n\tfmt.Println(`{{\"ready\":1}}`)\n\tin.ReadString('\\n')\n\tfor i := 0; i < 3; i++ {{\n{all}\t}}\n\tfmt.Println(`{{\"done\":true}}`)\n\tin.ReadString('\\n')\n}}\n"
-    );
-    fs::write(folder.join("many.go"), source).unwrap();
-    format!("many.go:{line}")
 }
