@@ -4,13 +4,14 @@ use aya_ebpf::bindings::pt_regs;
 use riptrace_common::abi::{
     ABI_VERSION,
     program::{
-        NO_REDUCED_SITE, SITE_ENABLED, Site, TRACEPOINT_COUNT_ONLY, TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED,
-        TRACEPOINT_REDUCED, Tracepoint,
+        CALL_ENTRY, CALL_RETURN, NO_REDUCED_SITE, SITE_ENABLED, Site, TRACEPOINT_COUNT_ONLY,
+        TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED, TRACEPOINT_REDUCED, Tracepoint,
     },
     record::{FLAG_GOROUTINE, FLAG_SYSTEM_STACK},
 };
 
 use crate::{
+    calls,
     emit::{self, Outcomes},
     gate, goroutine,
     maps::{IMAGES, REDUCED, SITES, Scratch, TRACEPOINTS},
@@ -29,14 +30,19 @@ struct Hit {
 #[inline(always)]
 pub(crate) fn run(context: *mut pt_regs) {
     let cookie = raw::attach_cookie(context);
-    let mut index = cookie as u32;
-    let Some(mut site) = SITES.get(index) else { return };
+    let index = cookie as u32;
+    let Some(site) = SITES.get(index) else { return };
     // A late hit of the entry's former owner, or a site that is being taken away.
     if site.generation != (cookie >> 32) as u32 || site.flags & SITE_ENABLED == 0 {
         return;
     }
     let Some(tracepoint) = TRACEPOINTS.get(site.tracepoint) else { return };
     if tracepoint.flags & TRACEPOINT_ENABLED == 0 {
+        return;
+    }
+    let call = site.call();
+    if calls::unwinds(call) {
+        calls::unwind(context, site, tracepoint);
         return;
     }
     let Some(outcomes) = Outcomes::of(site.tracepoint) else { return };
@@ -47,43 +53,36 @@ pub(crate) fn run(context: *mut pt_regs) {
         outcomes.filtered();
         return;
     }
-    if tracepoint.flags & TRACEPOINT_COUNT_ONLY != 0 || !gate::sample(tracepoint.sample_threshold) {
-        outcomes.throttled();
-        return;
-    }
     let ktime_ns = raw::ktime_ns();
-    if !gate::rate(site.tracepoint, tracepoint.rate_per_second, ktime_ns) {
-        outcomes.throttled();
-        return;
-    }
-    if tracepoint.flags & TRACEPOINT_DRY_RUN != 0 {
-        outcomes.would_capture();
-        outcomes.throttled();
-        return;
-    }
-    if tracepoint.flags & TRACEPOINT_REDUCED != 0 {
-        index = match REDUCED.get(index) {
-            Some(&reduced) if reduced != NO_REDUCED_SITE => reduced - 1,
-            _ => {
-                outcomes.throttled();
-                return;
-            }
-        };
-        let Some(reduced) = SITES.get(index) else { return outcomes.failed() };
-        site = reduced;
-    }
-    if !gate::take_slot(site.tracepoint, tracepoint) {
-        outcomes.throttled();
-        return;
-    }
-
     let cpu = raw::cpu();
+    let mut end = calls::end(context, site, call, (pid_tgid >> 32) as u32, cpu, ktime_ns);
+    let counts_only = tracepoint.flags & TRACEPOINT_COUNT_ONLY != 0;
+    // What was decided at a call's entry holds for its return.
+    let entered = call == CALL_RETURN && !counts_only && calls::close(&mut end);
+    if call == CALL_RETURN && !entered && !calls::began_before(site) {
+        outcomes.filtered();
+        return;
+    }
+    let Some((index, site)) = decide(index, site, tracepoint, outcomes, entered, ktime_ns) else {
+        if call == CALL_ENTRY {
+            calls::rejected(site.tracepoint);
+        }
+        return;
+    };
+
     let hit = Hit { site: index, ktime_ns, pid_tgid, cpu };
     let emitted = if let Some(scratch) = scratch::acquire(cpu) {
         // SAFETY: acquired above, released below.
         unsafe {
             let captured = capture(context, scratch, site, tracepoint, hit);
+            if entered {
+                let header = scratch::header(scratch);
+                (*header).flags |= calls::note(scratch, &end);
+            }
             let emitted = captured != 0 && emit::record(scratch, site.tracepoint, captured);
+            if emitted && call == CALL_ENTRY {
+                calls::open(scratch);
+            }
             scratch::release(scratch);
             if emitted {
                 outcomes.emitted();
@@ -100,8 +99,54 @@ pub(crate) fn run(context: *mut pt_regs) {
     };
     if !emitted {
         gate::give_slot_back(site.tracepoint, tracepoint);
+        if call == CALL_ENTRY {
+            calls::rejected(site.tracepoint);
+        }
     }
     outcomes.ran(site.tracepoint, raw::ktime_ns().wrapping_sub(ktime_ns));
+}
+
+/// Whether the hit is captured, and by which plan; if not, its outcome is counted. `entered`: it is the return of a call
+/// whose entry was captured.
+#[inline(always)]
+fn decide(
+    index: u32,
+    site: &'static Site,
+    tracepoint: &Tracepoint,
+    outcomes: Outcomes,
+    entered: bool,
+    ktime_ns: u64,
+) -> Option<(u32, &'static Site)> {
+    if tracepoint.flags & TRACEPOINT_COUNT_ONLY != 0
+        || (!entered
+            && (!gate::sample(tracepoint.sample_threshold)
+                || !gate::rate(site.tracepoint, tracepoint.rate_per_second, ktime_ns)))
+    {
+        outcomes.throttled();
+        return None;
+    }
+    if tracepoint.flags & TRACEPOINT_DRY_RUN != 0 {
+        outcomes.would_capture();
+        outcomes.throttled();
+        return None;
+    }
+    let mut chosen = (index, site);
+    if tracepoint.flags & TRACEPOINT_REDUCED != 0 {
+        let Some(&reduced) = REDUCED.get(index).filter(|&&reduced| reduced != NO_REDUCED_SITE) else {
+            outcomes.throttled();
+            return None;
+        };
+        let Some(site) = SITES.get(reduced - 1) else {
+            outcomes.failed();
+            return None;
+        };
+        chosen = (reduced - 1, site);
+    }
+    if !gate::take_slot(site.tracepoint, tracepoint) {
+        outcomes.throttled();
+        return None;
+    }
+    Some(chosen)
 }
 
 /// Builds the record; gives its length, or 0 if the maps do not hold together.

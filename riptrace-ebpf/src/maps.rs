@@ -1,6 +1,7 @@
 //! The maps, the values set at load, and the scratch buffers in which records are built.
 //!
-//! Written by the agent (`riptrace-agent/src/probe`): everything but `STATES`, `COUNTERS`, `COSTS`, `CPU_RECORDS`, `SCRATCH`.
+//! Written by the agent (`riptrace-agent/src/probe`): everything but `STATES`, `COUNTERS`, `COSTS`, `CPU_RECORDS`, `SCRATCH`,
+//! `CALLS`, `CALL_STATES`.
 
 use aya_ebpf::{
     Global,
@@ -10,7 +11,8 @@ use aya_ebpf::{
 use riptrace_common::abi::{
     ABI_VERSION as VERSION, limits,
     program::{
-        Costs, Counters, Dynamic, DynamicKey, Image, ProcessKey, Site, Slot, State, Tracepoint, Type, Window,
+        CallSet, CallState, Costs, Counters, Dynamic, DynamicKey, Image, ProcessKey, Site, Slot, State,
+        Tracepoint, Type, Window,
     },
 };
 
@@ -46,6 +48,11 @@ pub(crate) static DYNAMIC: HashMap<DynamicKey, Dynamic> =
 #[map]
 pub(crate) static PROCESSES: HashMap<ProcessKey, u8> =
     HashMap::with_max_entries(limits::MAX_PROCESSES, NO_PREALLOC);
+/// Sized by the agent: `CALL_SETS`.
+#[map]
+pub(crate) static CALLS: Array<CallSet> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static CALL_STATES: Array<CallState> = Array::with_max_entries(limits::MAX_TRACEPOINTS, 0);
 /// Sized by the agent.
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(8 * 1024 * 1024, 0);
@@ -63,6 +70,9 @@ pub(crate) static CPUS: Global<u32> = Global::new(1);
 /// Scratch buffers of one CPU; at most [`MAX_SCRATCH_PER_CPU`].
 #[unsafe(no_mangle)]
 pub(crate) static SCRATCH_PER_CPU: Global<u32> = Global::new(1);
+/// Entries of `CALLS`; a power of two.
+#[unsafe(no_mangle)]
+pub(crate) static CALL_SETS: Global<u32> = Global::new(1);
 /// Offset of `thread.fsbase` in `struct task_struct`, from the kernel's BTF; 0: unknown.
 #[unsafe(no_mangle)]
 pub(crate) static TASK_FSBASE_OFFSET: Global<u32> = Global::new(0);

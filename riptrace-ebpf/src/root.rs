@@ -148,7 +148,8 @@ pub(crate) unsafe fn clear_header(scratch: *mut Scratch, registers: Registers, s
         (&raw mut (*header).parent_goid).write_volatile(0);
         (&raw mut (*header).frame_from_stack_hi).write_volatile(0);
         (&raw mut (*header).load_bias).write_volatile(bias);
-        (&raw mut (*header).reserved).write_volatile(0);
+        (&raw mut (*header).duration_ns).write_volatile(0);
+        (&raw mut (*header).entry_seq).write_volatile(0);
     }
     bias
 }

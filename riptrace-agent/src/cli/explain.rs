@@ -8,7 +8,7 @@ use riptrace_common::{
         ACTION_EMPTY_INTERFACE, ACTION_FOLLOW, ACTION_FUNC, ACTION_INTERFACE, Slot, WINDOW_IMAGE,
         WINDOW_IMAGE_ADDRESS, WINDOW_STACK, Window,
     },
-    wire::event::SiteInfo,
+    wire::event::{SiteInfo, Trigger},
 };
 use serde::Serialize;
 
@@ -46,6 +46,10 @@ pub struct Arguments {
     #[arg(long)]
     globals: bool,
 
+    /// The function's returns too.
+    #[arg(long = "return")]
+    returns: bool,
+
     /// One JSON object a program.
     #[arg(long)]
     json: bool,
@@ -76,10 +80,14 @@ struct SiteExplanation {
 pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let location =
         arguments.location.parse::<LocationRequest>().map_err(|error| Failure::new(Exit::Usage, error))?;
+    if arguments.returns {
+        super::probe::check_returns(std::slice::from_ref(&location))?;
+    }
     let wanted = Wanted {
         location,
         captures: super::probe::captures(&arguments.capture)?,
         globals: arguments.globals,
+        returns: arguments.returns,
         limits: CaptureLimits::default(),
     };
     let progress = Progress::start();
@@ -94,7 +102,12 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
                 let explanation = Explanation {
                     location: arguments.location.clone(),
                     executable: image.executable.path().display().to_string(),
-                    sites: planned.plans.iter().map(explain).collect(),
+                    sites: planned
+                        .plans
+                        .iter()
+                        .filter(|plan| !plan.call.is_internal())
+                        .map(explain)
+                        .collect(),
                     warnings: planned.warnings,
                 };
                 let text = if arguments.json {
@@ -161,6 +174,10 @@ fn text(explanation: &Explanation) -> String {
         if let Some(outer) = &info.location.inlined_into {
             let _ = write!(out, ", inlined into {outer}");
         }
+        out += match info.event {
+            Trigger::Return => ", return",
+            _ => "",
+        };
         let _ = writeln!(out, "\n    instruction  {} ({how})", info.instruction);
         if let Some(cfa) = site.cfa_from_sp {
             let _ = writeln!(out, "    frame        CFA = sp+{cfa}");

@@ -143,8 +143,13 @@ fn row(image: &Image, file: &str, line: u32) -> Row {
         .parse::<LocationRequest>()
         .map_err(|error| error.to_string())
         .and_then(|location| {
-            let wanted =
-                Wanted { location, captures: Vec::new(), globals: false, limits: CaptureLimits::default() };
+            let wanted = Wanted {
+                location,
+                captures: Vec::new(),
+                globals: false,
+                returns: false,
+                limits: CaptureLimits::default(),
+            };
             plan_alone(image, &wanted).map_err(|error| error.to_string())
         });
     match planned {

@@ -81,6 +81,10 @@ pub struct Arguments {
     #[arg(long, value_name = "EXPR")]
     capture: Vec<String>,
 
+    /// The functions' returns too, with their results and how long each call took. Locations must be functions.
+    #[arg(long = "return")]
+    returns: bool,
+
     /// Record the call stack, this many frames.
     #[arg(long, value_name = "N", num_args = 0..=1, default_value_t = 0, default_missing_value = "32",
           require_equals = true, value_parser = clap::value_parser!(u32).range(..=i64::from(limits::MAX_STACK_FRAMES)))]
@@ -140,6 +144,9 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let parse =
         |text: &String| text.parse::<LocationRequest>().map_err(|error| Failure::new(Exit::Usage, error));
     let locations = arguments.locations.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    if arguments.returns {
+        check_returns(&locations)?;
+    }
     let captures = captures(&arguments.capture)?;
 
     let wanted: Vec<Wanted> = locations
@@ -148,6 +155,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             location,
             captures: captures.clone(),
             globals: arguments.globals,
+            returns: arguments.returns,
             limits: arguments.capture_limits(),
         })
         .collect();
@@ -157,7 +165,9 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let (kernel, planner, programs, requests) = std::thread::scope(|scope| {
         let kernel = scope.spawn(|| {
             let known = kernel_options(&Cache::of_user());
-            Kernel::load(&KernelOptions { max_tracepoints: max_tracepoints(arguments), ..known })
+            let open_calls = if arguments.returns { limits::MAX_OPEN_CALLS } else { known.open_calls };
+            let max_tracepoints = max_tracepoints(arguments);
+            Kernel::load(&KernelOptions { max_tracepoints, open_calls, ..known })
         });
         let mut planner = Planner::default();
         let programs: Vec<Program> = arguments
@@ -229,6 +239,20 @@ fn max_tracepoints(arguments: &Arguments) -> u32 {
     let programs = if target.exe.is_some() { 1 } else { target.pid.len().max(MAX_PROGRAMS) };
     let all = arguments.locations.len().saturating_mul(programs);
     u32::try_from(all).unwrap_or(u32::MAX).clamp(1, limits::MAX_TRACEPOINTS)
+}
+
+/// Returns are those of a function: a line is no call that could end.
+pub(super) fn check_returns(locations: &[LocationRequest]) -> Result<(), Failure> {
+    match locations.iter().find(|location| !matches!(location, LocationRequest::Function { .. })) {
+        None => Ok(()),
+        Some(location) => Err(Failure::new(
+            Exit::Usage,
+            format!(
+                "--return needs functions, and {location} is none; name the function (pkg.Func, 'pkg.(*T).Method'), or \
+                 trace the line without --return"
+            ),
+        )),
+    }
 }
 
 /// Plans every location in every program that has it.
@@ -495,7 +519,13 @@ fn add(total: &mut Stats, stats: &Stats) {
     total.throttled += stats.throttled;
     total.dropped += stats.dropped;
     total.failed += stats.failed;
+    total.open_calls = sum(total.open_calls, stats.open_calls);
+    total.calls_given_up = sum(total.calls_given_up, stats.calls_given_up);
     total.undecodable += stats.undecodable;
     total.mean_run_ns = run_ns.checked_div(total.hits).unwrap_or(0);
     total.seconds = total.seconds.max(stats.seconds);
+}
+
+fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.or(other).map(|_| one.unwrap_or(0) + other.unwrap_or(0))
 }

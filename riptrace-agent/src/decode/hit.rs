@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use riptrace_common::{
-    abi::record::{FLAG_GOROUTINE, FLAG_STACK_TRUNCATED, FLAG_SYSTEM_STACK, Header},
+    abi::record::{
+        FLAG_CALL_SEEN, FLAG_GOEXIT, FLAG_GOROUTINE, FLAG_PANIC, FLAG_STACK_TRUNCATED, FLAG_SYSTEM_STACK,
+        Header,
+    },
     wire::{
-        event::{Frame, Hit, Variable},
+        event::{Frame, Hit, Trigger, Variable},
         number::Address,
         value::{Limit, Value},
     },
@@ -27,6 +30,10 @@ const UNKNOWN_FUNCTION: &str = "?";
 
 pub(super) fn decode(bytes: &[u8], context: &DecodeContext<'_>) -> Result<Decoded, DecodeError> {
     let record = Record::parse(bytes)?;
+    if record.header.flags & (FLAG_PANIC | FLAG_GOEXIT) != 0 {
+        let hit = frame_of_hit(&record.header, context);
+        return Ok(Decoded { hit, unknown_types: Vec::new(), unknown_code: Vec::new() });
+    }
     if record.root.data.len() != context.plan.root_bytes as usize {
         return Err(DecodeError::OtherPlan {
             found: record.root.data.len(),
@@ -113,6 +120,7 @@ fn decode_variables<'a>(
 fn frame_of_hit(header: &Header, context: &DecodeContext<'_>) -> Hit {
     let DecodeContext { plan, host, process, tracepoint_id, .. } = context;
     let goroutine = (header.flags & FLAG_GOROUTINE != 0).then_some(header.goid);
+    let seen = header.flags & FLAG_CALL_SEEN != 0;
     let time_ns = header.ktime_ns.saturating_add_signed(host.realtime_minus_monotonic_ns);
     Hit {
         session: host.session.clone(),
@@ -136,7 +144,13 @@ fn frame_of_hit(header: &Header, context: &DecodeContext<'_>) -> Hit {
         cpu: header.cpu,
         cpu_seq: header.cpu_seq,
         location: plan.location.clone(),
-        event: plan.trigger,
+        event: match header.flags {
+            flags if flags & FLAG_PANIC != 0 => Trigger::Panic,
+            flags if flags & FLAG_GOEXIT != 0 => Trigger::Goexit,
+            _ => plan.trigger,
+        },
+        duration_ns: seen.then_some(header.duration_ns),
+        entry_seq: seen.then_some(header.entry_seq),
         variables: Vec::new(),
         stack: None,
         stack_truncated: false,

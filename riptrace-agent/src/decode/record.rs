@@ -136,7 +136,8 @@ fn parse_header(cursor: &mut Cursor<'_>) -> Result<Header, RecordError> {
         parent_goid: cursor.u64(WHAT)?,
         frame_from_stack_hi: cursor.u64(WHAT)?,
         load_bias: cursor.u64(WHAT)?,
-        reserved: cursor.u64(WHAT)?,
+        duration_ns: cursor.u64(WHAT)?,
+        entry_seq: cursor.u64(WHAT)?,
     })
 }
 

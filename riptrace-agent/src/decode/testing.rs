@@ -22,7 +22,7 @@ use super::{
 use crate::{
     dwarf::{CapturedVariable, ClosureLayout, NamedConstant},
     golang::types::{FieldLayout, GoType, Kind, MapLayout, Shape, TypeId, TypeSource},
-    plan::{CaptureLimits, PlannedVariable, RootPiece, RootPlace, SitePlan, ValueSource},
+    plan::{CallRole, CaptureLimits, PlannedVariable, RootPiece, RootPlace, SitePlan, ValueSource},
 };
 
 pub(super) const BIAS: u64 = 0x1000_0000;
@@ -400,7 +400,7 @@ impl Capture {
         for word in [4242, 4250, 1, self.window_faults] {
             out.extend(u32::to_le_bytes(word));
         }
-        out.extend(words(&[812, 18, 1, 256, BIAS, 0]));
+        out.extend(words(&[812, 18, 1, 256, BIAS, 5_300, 16]));
         out.extend(body);
         out.extend(words(&self.stack));
         Bytes::from(out)
@@ -434,6 +434,8 @@ impl Bench {
             file_offset: 0,
             location: location.clone(),
             trigger: Trigger::Line,
+            call: CallRole::None,
+            needs_entry: false,
             cfa_from_sp: None,
             windows: vec![Window { offset: 0, base: WINDOW_STACK, root_offset: ROOT, bytes, reserved: 0 }],
             root_bytes: u32::try_from(root_bytes).unwrap(),
@@ -442,6 +444,7 @@ impl Bench {
             dictionary: None,
             info: SiteInfo {
                 location,
+                event: Trigger::Line,
                 instruction: "push rbp".to_owned(),
                 fast: true,
                 variables: Vec::new(),

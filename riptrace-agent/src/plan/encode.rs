@@ -14,7 +14,7 @@ use riptrace_common::{
 };
 
 use super::{
-    DictionaryPlan, Hop, IndexBound, PlannedVariable, RootPiece, RootPlace, SitePlan, ValueSource,
+    CallRole, DictionaryPlan, Hop, IndexBound, PlannedVariable, RootPiece, RootPlace, SitePlan, ValueSource,
     captures::{Access, AccessHop, Placed, Planner, Spot, Wanted},
     root::RootLayout,
     types::{RegistryError, Synthetic, encode, object_holding},
@@ -65,6 +65,8 @@ impl Planner<'_, '_> {
             file_offset: self.context.file_offset,
             location: site.location.clone(),
             trigger: site.trigger,
+            call: CallRole::None,
+            needs_entry: false,
             cfa_from_sp: self.context.cfa_from_sp,
             windows: layout.windows.clone(),
             root_bytes: layout.root_bytes,
@@ -73,6 +75,7 @@ impl Planner<'_, '_> {
             dictionary,
             info: SiteInfo {
                 location: site.location.clone(),
+                event: site.trigger,
                 instruction: site.instruction.clone(),
                 fast: site.fast,
                 variables: infos,

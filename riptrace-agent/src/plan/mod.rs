@@ -12,6 +12,7 @@ mod location;
 pub mod path;
 mod place;
 pub mod referenced;
+pub mod returns;
 mod root;
 pub mod sites;
 pub mod stripped;
@@ -40,6 +41,10 @@ pub struct SitePlan {
     pub location: Location,
     /// Why it gives a hit.
     pub trigger: Trigger,
+    /// Its part in the calls of a function.
+    pub call: CallRole,
+    /// It is captured only if the call's entry was, which decided for both.
+    pub needs_entry: bool,
     /// CFA minus SP there.
     pub cfa_from_sp: Option<i32>,
     /// What is copied into the root chunk.
@@ -54,6 +59,32 @@ pub struct SitePlan {
     pub dictionary: Option<DictionaryPlan>,
     /// What is reported when it is armed.
     pub info: SiteInfo,
+}
+
+/// What a site has to do with the calls of a function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CallRole {
+    /// Nothing.
+    #[default]
+    None,
+    /// A call begins.
+    Entry,
+    /// It returns; its results are in place.
+    Return,
+    /// It goes over into another function, which returns in its stead.
+    TailJump,
+    /// In the runtime: a recovered panic leaves the frames that it passed through.
+    Recovery,
+    /// In the runtime: a goroutine ends itself.
+    Goexit,
+}
+
+impl CallRole {
+    /// A place in the runtime that is armed for the calls' sake and gives no hits of its own.
+    #[must_use]
+    pub fn is_internal(self) -> bool {
+        matches!(self, Self::Recovery | Self::Goexit)
+    }
 }
 
 /// A variable of a site, and where its bytes are in a record.

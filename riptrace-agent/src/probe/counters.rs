@@ -1,7 +1,7 @@
 //! What the kernel side counted.
 
 use aya::maps::PerCpuValues;
-use riptrace_common::abi::program::{COST_BUCKETS, Costs, Counters, State};
+use riptrace_common::abi::program::{COST_BUCKETS, CallState, Costs, Counters, State};
 
 use super::{Kernel, ProbeError, features, map, map_error, unknown};
 
@@ -12,6 +12,7 @@ impl Kernel {
     /// Begins to count from zero.
     pub(super) fn write_state(&mut self, index: u32) -> Result<(), ProbeError> {
         map::write(&self.states, "STATES", &[index], &[State::default()])?;
+        map::write(&self.call_states, "CALL_STATES", &[index], &[CallState::default()])?;
         let cpus = features::possible_cpus().unwrap_or(1) as usize;
         let zeros = PerCpuValues::try_from(vec![Counters::default(); cpus])
             .map_err(|source| ProbeError::Map { operation: "clearing", map: "COUNTERS", source })?;
@@ -50,6 +51,11 @@ impl Kernel {
             }
         }
         Ok(sum)
+    }
+
+    /// What became of the calls that began at the tracepoint.
+    pub fn call_state(&self, index: u32) -> Result<CallState, ProbeError> {
+        self.call_states.get(&index, 0).map_err(|error| map_error("reading", "CALL_STATES", &error))
     }
 
     /// What the kernel side keeps of the tracepoint across hits.

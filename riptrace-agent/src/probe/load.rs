@@ -4,7 +4,7 @@ use std::{borrow::Cow, io};
 
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, maps::MapError, programs::ProgramError};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
-use riptrace_common::abi::{self, limits};
+use riptrace_common::abi::{self, limits, program::CALLS_PER_SET};
 
 use super::{KernelOptions, error::ProbeError, features};
 
@@ -26,6 +26,7 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, ProbeError> {
         source,
     })?;
     let scratch_per_cpu = options.scratch_per_cpu;
+    let call_sets = options.open_calls / CALLS_PER_SET as u32;
     // Without the offset, code that runs outside Go's calling convention has no goroutine; nothing else changes.
     let fsbase_offset = options.task_fsbase_offset.or_else(features::task_fsbase_offset).unwrap_or(0);
     let mut loader = EbpfLoader::new();
@@ -35,16 +36,18 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, ProbeError> {
     loader
         .override_global("CPUS", &cpus, true)
         .override_global("SCRATCH_PER_CPU", &scratch_per_cpu, true)
+        .override_global("CALL_SETS", &call_sets, true)
         .override_global("TASK_FSBASE_OFFSET", &fsbase_offset, true)
         .map_max_entries("SCRATCH", cpus.saturating_mul(scratch_per_cpu))
         .map_max_entries("RECORDS", options.ring_bytes)
+        .map_max_entries("CALLS", call_sets)
         .verifier_log_level(options.verifier_log)
         .load(OBJECT)
         .map_err(|error| refused("the maps", error))
 }
 
 /// The maps that tracepoints index.
-const PER_TRACEPOINT: [&str; 4] = ["TRACEPOINTS", "STATES", "COUNTERS", "COSTS"];
+const PER_TRACEPOINT: [&str; 5] = ["TRACEPOINTS", "STATES", "COUNTERS", "COSTS", "CALL_STATES"];
 
 fn check_options(options: &KernelOptions) -> Result<(), ProbeError> {
     let bad = |option, value: u32, rule| Err(ProbeError::BadOption { option, value: value.into(), rule });
@@ -60,6 +63,11 @@ fn check_options(options: &KernelOptions) -> Result<(), ProbeError> {
     }
     if !(1..=limits::MAX_TRACEPOINTS).contains(&options.max_tracepoints) {
         return bad("max_tracepoints", options.max_tracepoints, "it must be from 1 to 4096");
+    }
+    if !options.open_calls.is_power_of_two()
+        || !(CALLS_PER_SET as u32..=limits::MAX_OPEN_CALLS).contains(&options.open_calls)
+    {
+        return bad("open_calls", options.open_calls, "it must be a power of two from 8 to 65536");
     }
     Ok(())
 }

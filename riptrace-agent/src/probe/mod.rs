@@ -15,14 +15,15 @@ use aya::{
 use riptrace_common::abi::{
     limits,
     program::{
-        Costs, Counters, Dynamic, DynamicKey, Image, NO_REDUCED_SITE, ProcessKey, SITE_ENABLED, SITE_HAS_CFA,
-        Site, Slot, State, TRACEPOINT_ENABLED, TRACEPOINT_PROCESS_SET, TYPE_BYTES, TYPE_CLOSURE_WORD,
-        TYPE_ITAB, TYPE_UNKNOWN, Tracepoint, Type, Window,
+        CALL_ENTRY, CALL_GOEXIT, CALL_NONE, CALL_RECOVERY, CALL_RETURN, CallState, Costs, Counters, Dynamic,
+        DynamicKey, Image, NO_REDUCED_SITE, ProcessKey, SITE_ENABLED, SITE_HAS_CFA, Site, Slot, State,
+        TRACEPOINT_ENABLED, TRACEPOINT_PROCESS_SET, TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_UNKNOWN,
+        Tracepoint, Type, Window,
     },
 };
 
 use crate::{
-    plan::{SitePlan, types::Upload},
+    plan::{CallRole, SitePlan, types::Upload},
     ring::RingReader,
 };
 
@@ -57,6 +58,9 @@ pub struct KernelOptions {
     /// Tracepoints that can be armed at the same time; at most `limits::MAX_TRACEPOINTS`. Each takes some hundred bytes
     /// for each CPU that can ever be present, which the kernel allocates and clears one by one when it loads.
     pub max_tracepoints: u32,
+    /// Calls of functions whose returns are traced that can be open at the same time; a power of two, 8 to 65536. Past it
+    /// the oldest are given up. Each takes 64 bytes.
+    pub open_calls: u32,
     /// What the verifier is asked to say.
     pub verifier_log: VerifierLogLevel,
 }
@@ -69,6 +73,7 @@ impl Default for KernelOptions {
             scratch_per_cpu: 2,
             task_fsbase_offset: None,
             max_tracepoints: limits::MAX_TRACEPOINTS,
+            open_calls: 8,
             verifier_log: load::DEFAULT_VERIFIER_LOG,
         }
     }
@@ -113,6 +118,7 @@ pub struct Kernel {
     sites: Array<MapData, Site>,
     tracepoints: Array<MapData, Tracepoint>,
     states: Array<MapData, State>,
+    call_states: Array<MapData, CallState>,
     counters: PerCpuArray<MapData, Counters>,
     costs: PerCpuArray<MapData, Costs>,
     reduced: Array<MapData, u32>,
@@ -152,6 +158,7 @@ impl Kernel {
             tracepoints: array(&mut ebpf, "TRACEPOINTS")?,
             states: array(&mut ebpf, "STATES")?,
             counters: take(&mut ebpf, "COUNTERS")?.try_into().map_err(|error| bad_map("COUNTERS", &error))?,
+            call_states: array(&mut ebpf, "CALL_STATES")?,
             costs: take(&mut ebpf, "COSTS")?.try_into().map_err(|error| bad_map("COSTS", &error))?,
             reduced: array(&mut ebpf, "REDUCED")?,
             windows: array(&mut ebpf, "WINDOWS")?,
@@ -394,7 +401,7 @@ impl Kernel {
                 flags: 0,
             });
             sites.0.push(handle.index);
-            sites.1.push(Site {
+            let mut site = Site {
                 link_address: plan.link_address,
                 tracepoint,
                 image,
@@ -407,7 +414,16 @@ impl Kernel {
                 cfa_from_sp: plan.cfa_from_sp.unwrap_or(0),
                 reserved: 0,
                 reserved2: [0; 2],
-            });
+            };
+            let call = match plan.call {
+                CallRole::None => CALL_NONE,
+                CallRole::Entry => CALL_ENTRY,
+                CallRole::Return | CallRole::TailJump => CALL_RETURN,
+                CallRole::Recovery => CALL_RECOVERY,
+                CallRole::Goexit => CALL_GOEXIT,
+            };
+            site.set_call(call, plan.needs_entry);
+            sites.1.push(site);
         }
         map::write(&self.windows, "WINDOWS", &windows.0, &windows.1)?;
         map::write(&self.slots, "SLOTS", &slots.0, &slots.1)?;

@@ -101,6 +101,8 @@ fn hit() -> Hit {
         cpu_seq: 812,
         location: location(),
         event: Trigger::Line,
+        duration_ns: None,
+        entry_seq: None,
         variables: vec![
             variable("o", Role::Argument, pointer),
             variable("err", Role::Local, error),
@@ -127,6 +129,7 @@ fn events() -> Vec<Event> {
             executable: "/usr/bin/orders".to_owned(),
             sites: vec![SiteInfo {
                 location: location(),
+                event: Trigger::Line,
                 instruction: "push rbp".to_owned(),
                 fast: true,
                 variables: vec![

@@ -11,6 +11,7 @@ mod order;
 mod planner;
 mod planning;
 mod processes;
+mod results;
 
 use std::{collections::HashMap, ops::ControlFlow, path::PathBuf, sync::Arc, time::Instant};
 
@@ -31,7 +32,7 @@ use self::{order::Reorder, processes::Processes};
 use crate::{
     decode::{self, DecodeContext, HostFacts, record},
     golang::types::TypeSource,
-    plan::{CaptureLimits, SitePlan, stripped::RawTypes, types::TypeRegistry},
+    plan::{CallRole, CaptureLimits, SitePlan, stripped::RawTypes, types::TypeRegistry},
     probe::{AttachmentId, Kernel, ProbeError, Scope},
     ring::RingReader,
 };
@@ -101,6 +102,8 @@ struct Armed {
     undecodable: u64,
     /// Records that were taken from the ring and thrown away.
     discarded: u64,
+    /// It follows calls to their end.
+    has_calls: bool,
 }
 
 #[derive(Debug)]
@@ -202,7 +205,13 @@ impl Tracer {
         let index = self.kernel.add_tracepoint(&tracepoint, tgids)?;
         match self.attach(index, image_index, &request) {
             Ok(attachment) => {
-                let sites = request.plans.iter().map(|plan| plan.info.clone()).collect();
+                let sites = request
+                    .plans
+                    .iter()
+                    .filter(|plan| !plan.call.is_internal())
+                    .map(|plan| plan.info.clone())
+                    .collect();
+                let has_calls = request.plans.iter().any(|plan| plan.call != CallRole::None);
                 self.armed.insert(
                     index,
                     Armed {
@@ -213,6 +222,7 @@ impl Tracer {
                         since: Instant::now(),
                         undecodable: 0,
                         discarded: 0,
+                        has_calls,
                     },
                 );
                 let attached = Attached {
@@ -414,6 +424,10 @@ impl Tracer {
     pub fn stats(&self, id: TracepointId) -> Result<Stats, ProbeError> {
         let counters = self.kernel.counters(id.0)?;
         let armed = self.armed.get(&id.0);
+        let calls = match armed {
+            Some(Armed { has_calls: true, .. }) => Some(self.kernel.call_state(id.0)?),
+            _ => None,
+        };
         let discarded = armed.map_or(0, |armed| armed.discarded);
         Ok(Stats {
             tracepoint: armed.map_or_else(|| Arc::from(""), |armed| Arc::clone(&armed.id)),
@@ -424,6 +438,8 @@ impl Tracer {
             dropped: counters.dropped + discarded,
             failed: counters.failed,
             undecodable: armed.map_or(0, |armed| armed.undecodable),
+            open_calls: calls.map(|calls| calls.opened.saturating_sub(calls.closed + calls.given_up)),
+            calls_given_up: calls.map(|calls| calls.given_up),
             mean_run_ns: counters.run_ns.checked_div(counters.hits).unwrap_or(0),
             seconds: armed.map_or(0.0, |armed| armed.since.elapsed().as_secs_f64()),
         })

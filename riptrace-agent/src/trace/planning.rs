@@ -9,17 +9,18 @@ use std::{
 
 use riptrace_common::wire::event::Trigger;
 
-use super::Image;
+use super::{Image, results};
 use crate::{
     binary::{BinaryError, FileIdentity},
     dwarf::{DebugInfo, DwarfError, VisibleVariable},
     golang::types::{Shape, TypeId, TypeSource},
     plan::{
-        CaptureLimits, SitePlan,
+        CallRole, CaptureLimits, SitePlan,
         captures::{PlanError, SiteContext, plan_site},
         path::{PathError, PathExpression, PathStep, nearest},
         referenced::referenced_first,
-        sites::{self, LocationError, LocationRequest, Site},
+        returns::Calls,
+        sites::{self, LineSource, LocationError, LocationRequest, Site},
         stripped::{RawTypes, TableLines, argument_registers},
         types::{COMMON_DYNAMIC_TYPES, RegistryError, TypeRegistry},
     },
@@ -45,6 +46,8 @@ pub struct Wanted {
     pub captures: Vec<PathExpression>,
     /// The package's variables too.
     pub globals: bool,
+    /// The function's returns too.
+    pub returns: bool,
     /// How much is followed.
     pub limits: CaptureLimits,
 }
@@ -116,22 +119,36 @@ fn plan_sites(
     wanted: &Wanted,
 ) -> Result<PlannedLocation, PlanFailure> {
     let mut warnings = Vec::new();
-    let found = match &image.debug {
-        Some(debug) => sites::resolve(debug.as_ref(), image, &wanted.location)
-            .map_err(|error| with_reason(error, debug, image))?,
+    let table;
+    let lines: &dyn LineSource = match &image.debug {
+        Some(debug) => debug.as_ref(),
         None => {
             let reason = image.debug_missing.clone().unwrap_or_default();
             if !wanted.captures.is_empty() {
                 return Err(PlanFailure::NoVariables { reason });
             }
             warnings.push(reason);
-            sites::resolve(&TableLines::new(image.executable.pclntab()?), image, &wanted.location)?
+            table = TableLines::new(image.executable.pclntab()?);
+            &table
         }
     };
+    let found = sites::resolve(lines, image, &wanted.location).map_err(|error| match &image.debug {
+        Some(debug) => with_reason(error, debug, image),
+        None => error,
+    })?;
+    let calls = if wanted.returns { results::calls(lines, image, &found)? } else { Calls::default() };
     warnings.extend(found.warnings);
-    let mut plans = Vec::with_capacity(found.sites.len());
+    warnings.extend(calls.warnings);
+    let mut plans = Vec::with_capacity(found.sites.len() + calls.ends.len());
     for site in &found.sites {
-        plans.push(plan_one(registry, image, index, wanted, site)?);
+        let mut plan = plan_one(registry, image, index, wanted, site)?;
+        if calls.entries.contains(&site.link_address) {
+            plan.call = CallRole::Entry;
+        }
+        plans.push(plan);
+    }
+    for end in &calls.ends {
+        plans.push(results::plan_end(registry, image, index, wanted, end)?);
     }
     Ok(PlannedLocation { plans, warnings })
 }
@@ -211,7 +228,7 @@ fn plan_one(
 }
 
 /// CFA minus SP by the runtime's own table, for a binary without debug data.
-fn cfa_from_table(image: &Image, address: u64) -> Option<i32> {
+pub(super) fn cfa_from_table(image: &Image, address: u64) -> Option<i32> {
     const RETURN_ADDRESS_BYTES: i32 = 8;
     let function = image.executable.pclntab().ok()?.function_at(address)?;
     i32::try_from(function.sp_delta_at(address)?).ok()?.checked_add(RETURN_ADDRESS_BYTES)

@@ -310,7 +310,7 @@ fn a_func_value_is_its_code_or_its_closure() {
 fn a_full_record_keeps_whole_elements_and_says_so() {
     let all = |max_bytes| Tracepoint { max_bytes, max_items: 1_000_000, ..tracepoint() };
     let element = || TypePlan { bytes: 8, ..TypePlan::default() };
-    for (max_bytes, expected_bytes) in [(1024, 1024 - 112 - 24 - 168 - 24), (65_536, limits::MAX_CHUNK_BYTES)]
+    for (max_bytes, expected_bytes) in [(1024, 1024 - 120 - 24 - 168 - 24), (65_536, limits::MAX_CHUNK_BYTES)]
     {
         let mut target = Target::start(Build::Static);
         let Some(mut session) = Session::new(&target, &all(max_bytes)) else { return };

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use riptrace_agent::{
-    plan::{SitePlan, types::Upload},
+    plan::{CallRole, SitePlan, types::Upload},
     probe::{AttachmentId, Kernel, KernelOptions, ProbeError, Scope, SiteHandle},
     ring::RingReader,
 };
@@ -158,6 +158,8 @@ pub(crate) fn site_at(target: &Target, link_address: u64, root_slots: Vec<Slot>)
         file_offset: target.executable.file_offset(link_address).expect("code lies in the file"),
         location: location.clone(),
         trigger: Trigger::Entry,
+        call: CallRole::None,
+        needs_entry: false,
         dictionary: None,
         // Nothing is pushed yet: only the return address lies on the stack.
         cfa_from_sp: Some(8),
@@ -165,7 +167,13 @@ pub(crate) fn site_at(target: &Target, link_address: u64, root_slots: Vec<Slot>)
         root_bytes: riptrace_common::abi::program::REGISTER_BYTES,
         root_slots,
         variables: Vec::new(),
-        info: SiteInfo { location, instruction: String::new(), fast: false, variables: Vec::new() },
+        info: SiteInfo {
+            location,
+            event: Trigger::Entry,
+            instruction: String::new(),
+            fast: false,
+            variables: Vec::new(),
+        },
     }
 }
 

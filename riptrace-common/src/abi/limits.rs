@@ -39,3 +39,8 @@ pub const MAX_DYNAMIC_TYPES: u32 = 128 * 1024;
 pub const MAX_IMAGES: u32 = 1024;
 /// Entries of the set of (tracepoint, process) pairs.
 pub const MAX_PROCESSES: u32 = 16 * 1024;
+/// Open calls that can be paired with their ends, all tracepoints together; with fewer (the agent's choice), and in any
+/// case when they fall together, the oldest are given up.
+pub const MAX_OPEN_CALLS: u32 = 64 * 1024;
+/// Calls that one panic, or one end of a goroutine, can close.
+pub const MAX_UNWOUND_CALLS: u32 = 16 * 1024;

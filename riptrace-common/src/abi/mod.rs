@@ -12,7 +12,7 @@ pub mod program;
 pub mod record;
 
 /// Version of everything in this module. Any change to a layout or to the meaning of a field increases it.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Marks the types of this module as safe to copy to and from BPF maps.
 macro_rules! pod {

@@ -35,8 +35,97 @@ pub struct Site {
     pub cfa_from_sp: i32,
     /// Reserved, zero.
     pub reserved: u32,
-    /// Reserved, zero.
+    /// Upper half of the first: the site's part in calls, see [`Site::call`]. The rest is reserved, zero.
     pub reserved2: [u64; 2],
+}
+
+impl Site {
+    /// The site's part in the calls of a function: one of `CALL_*`.
+    #[inline(always)]
+    #[must_use]
+    pub fn call(&self) -> u32 {
+        (self.reserved2[0] >> 32) as u32 & 0xff
+    }
+
+    /// A return whose entry was not seen is not captured: what the entry would have decided is not known.
+    #[inline(always)]
+    #[must_use]
+    pub fn needs_entry(&self) -> bool {
+        self.reserved2[0] >> 40 & 1 != 0
+    }
+
+    /// Sets what [`Self::call`] and [`Self::needs_entry`] give.
+    pub fn set_call(&mut self, call: u32, needs_entry: bool) {
+        let half = u64::from(call & 0xff) | u64::from(needs_entry) << 8;
+        self.reserved2[0] = self.reserved2[0] & 0xffff_ffff | half << 32;
+    }
+}
+
+/// The site has nothing to do with calls.
+pub const CALL_NONE: u32 = 0;
+/// A call begins here: once its hit is written, the call is open.
+pub const CALL_ENTRY: u32 = 1;
+/// A call ends here: its hit says how long the call took, if its entry's hit was written.
+pub const CALL_RETURN: u32 = 2;
+/// In `runtime.recovery`, where it calls `runtime.gogo` with the address of a `gobuf` at SP: every open call of the
+/// goroutine whose frame lies below `gobuf.sp` ends by a panic. No hit of the tracepoint by itself: not counted.
+pub const CALL_RECOVERY: u32 = 3;
+/// In `runtime.Goexit`, where nothing is left to do for the goroutine: every open call of it ends. Not counted.
+pub const CALL_GOEXIT: u32 = 4;
+
+/// Calls of one set of the map `CALLS`.
+pub const CALLS_PER_SET: usize = 8;
+
+/// A call whose entry was seen and that has not ended, or the head of a goroutine's chain of such calls. Map `CALLS`
+/// holds sets of [`CALLS_PER_SET`]; the hash of (process, goroutine, frame) names the set. Private to the kernel side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Call {
+    /// 0: free; 1: being changed; else the hash of the call.
+    pub owner: u64,
+    /// Goroutine id.
+    pub goid: u64,
+    /// `g.stack.hi` minus the CFA; all ones: the head of a chain.
+    pub frame: u64,
+    /// When the entry's hit was done.
+    pub entered_ns: u64,
+    /// The entry's `record::Header::seq`.
+    pub entry_seq: u64,
+    /// Process.
+    pub tgid: u32,
+    /// Index into `TRACEPOINTS`.
+    pub tracepoint: u32,
+    /// The entry's site and its generation.
+    pub site: u32,
+    /// See `site`.
+    pub generation: u32,
+    /// Number of the next open call outwards in the same goroutine, plus one; in a head: of the innermost one. 0: none.
+    pub outer: u32,
+    /// Reserved, zero.
+    pub reserved: u32,
+}
+
+/// A set of calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CallSet {
+    /// In no order.
+    pub calls: [Call; CALLS_PER_SET],
+}
+
+/// What became of a tracepoint's calls. Map `CALL_STATES`. All fields change by atomic operations only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CallState {
+    /// Calls whose entry's hit was written.
+    pub opened: u64,
+    /// Of these, those whose end was seen.
+    pub closed: u64,
+    /// Of these, those that were forgotten because the table was full: their ends are `filtered`.
+    pub given_up: u64,
+    /// Not zero: some entry was not captured, so a return without an entry need not be one of a call that began before
+    /// the tracepoint was armed.
+    pub rejected: u64,
 }
 
 /// The site is armed. A cleared bit means: do nothing, count nothing.
@@ -392,7 +481,8 @@ pub const NO_OFFSET: u32 = u32::MAX;
 
 super::pod! {
     Site = 64, Window = 24, Type = 16, Slot = 32, DynamicKey = 16, Dynamic = 8, Tracepoint = 48, ProcessKey = 8,
-    State = 32, Counters = 64, Costs = 128, Image = 40,
+    State = 32, Counters = 64, Costs = 128, Image = 40, Call = 64, CallSet = 512,
+    CallState = 32,
 }
 
 #[cfg(test)]

@@ -48,8 +48,10 @@ pub struct Header {
     pub frame_from_stack_hi: u64,
     /// Run-time address minus link-time address of the image.
     pub load_bias: u64,
-    /// Reserved, zero.
-    pub reserved: u64,
+    /// How long the call took that ends here; valid with `FLAG_CALL_SEEN`.
+    pub duration_ns: u64,
+    /// `seq` of the call's entry; valid with `FLAG_CALL_SEEN`.
+    pub entry_seq: u64,
 }
 
 /// `goid` is valid.
@@ -62,6 +64,14 @@ pub const FLAG_BYTES_EXHAUSTED: u32 = 1 << 2;
 pub const FLAG_STEPS_EXHAUSTED: u32 = 1 << 3;
 /// The stack goes on behind its last recorded frame.
 pub const FLAG_STACK_TRUNCATED: u32 = 1 << 4;
+
+/// A call ends here whose entry was recorded.
+pub const FLAG_CALL_SEEN: u32 = 1 << 8;
+/// The call ended because a panic passed through it. The record names the entry's site and holds no variables: its
+/// root chunk is empty.
+pub const FLAG_PANIC: u32 = 1 << 9;
+/// The same, because its goroutine ended by `runtime.Goexit`.
+pub const FLAG_GOEXIT: u32 = 1 << 10;
 
 /// In front of every chunk's data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,4 +100,4 @@ pub const CHUNK_TORN: u8 = 1 << 1;
 /// Fewer elements than the limits allow were copied, because the record was full.
 pub const CHUNK_CUT_BYTES: u8 = 1 << 2;
 
-super::pod! { Header = 112, Chunk = 24 }
+super::pod! { Header = 120, Chunk = 24 }

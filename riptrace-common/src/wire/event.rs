@@ -27,10 +27,11 @@ pub enum Event {
 }
 
 /// What made a hit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
     /// A line was reached.
+    #[default]
     Line,
     /// A function was entered.
     Entry,
@@ -38,6 +39,14 @@ pub enum Trigger {
     Return,
     /// A function was left by a panic.
     Panic,
+    /// A function was left because its goroutine ended by `runtime.Goexit`.
+    Goexit,
+}
+
+impl Trigger {
+    fn is_line(&self) -> bool {
+        *self == Self::Line
+    }
 }
 
 /// What a variable is in its function.
@@ -115,6 +124,12 @@ pub struct Hit {
     pub location: Location,
     /// Why.
     pub event: Trigger,
+    /// How long the call took that ends here, if its entry was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ns: Option<u64>,
+    /// `seq` of the call's entry, if it was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry_seq: Option<u64>,
     /// What the line saw.
     pub variables: Vec<Variable>,
     /// The call stack, the hit's own frame first; absent unless asked for.
@@ -189,6 +204,9 @@ pub struct Attached {
 pub struct SiteInfo {
     /// Where.
     pub location: Location,
+    /// What a hit there means; absent: a line.
+    #[serde(default, skip_serializing_if = "Trigger::is_line")]
+    pub event: Trigger,
     /// The instruction there.
     pub instruction: String,
     /// The kernel emulates the instruction: a hit costs one trap, not two.
@@ -233,6 +251,13 @@ pub struct Stats {
     pub failed: u64,
     /// Emitted records that could not be decoded (each also gave an `error` line).
     pub undecodable: u64,
+    /// Of the calls whose entry was emitted, those whose end was not seen (yet). Absent unless returns are traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_calls: Option<u64>,
+    /// Of the calls whose entry was emitted, those that were forgotten because too many were open; their ends are
+    /// `filtered`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls_given_up: Option<u64>,
     /// Mean time that the kernel side ran for a hit, the trap itself not included, in nanoseconds.
     pub mean_run_ns: u64,
     /// Seconds from armed to disarmed.

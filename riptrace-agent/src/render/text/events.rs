@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use riptrace_common::wire::{
     event::{
-        Attached, DetachReason, Detached, ErrorEvent, Event, Frame, Hit, Location, SiteInfo, Stats, Trigger,
+        Attached, DetachReason, Detached, ErrorEvent, Event, Frame, Hit, Location, Role, SiteInfo, Stats,
+        Trigger,
     },
     value::Unavailable,
 };
@@ -39,7 +40,10 @@ pub fn hit(hit: &Hit, options: &TextOptions) -> String {
     if options.show_host {
         let _ = write!(out, "{} ", plain(&hit.host));
     }
-    let _ = write!(out, "{}{}", place(&hit.location), trigger(hit.event));
+    let _ = match hit.event {
+        Trigger::Return | Trigger::Panic | Trigger::Goexit => write!(out, "{}", ended(hit, options)),
+        Trigger::Line | Trigger::Entry => write!(out, "{}{}", place(&hit.location), trigger(hit.event)),
+    };
     match hit.goroutine {
         Some(goroutine) => {
             let _ = write!(out, ", goroutine {goroutine}");
@@ -50,7 +54,8 @@ pub fn hit(hit: &Hit, options: &TextOptions) -> String {
         out.push_str(" (system stack)");
     }
     let _ = writeln!(out, ", {}[{}]", plain(&hit.process), hit.pid);
-    for variable in &hit.variables {
+    let shown_before = |role| role == Role::Return && hit.event == Trigger::Return;
+    for variable in hit.variables.iter().filter(|variable| !shown_before(variable.role)) {
         let shown = shortened(value(&variable.value), options.max_value_chars);
         let _ = writeln!(out, "{INDENT}{} = {shown}", plain(&variable.name));
     }
@@ -92,12 +97,45 @@ fn place(location: &Location) -> String {
     format!("{}:{} {}{inlined}", plain(&location.file), location.line, plain(&location.function))
 }
 
+/// The end of a call: `=> main.Parse returned (n = 7, err = nil) after 1.2 ms at /src/parse.go:42`.
+fn ended(hit: &Hit, options: &TextOptions) -> String {
+    let mut out = format!("=> {}", plain(&hit.location.function));
+    match hit.event {
+        Trigger::Panic => out.push_str(" left by a panic"),
+        Trigger::Goexit => out.push_str(" left by runtime.Goexit"),
+        _ => {
+            let results: Vec<String> = hit
+                .variables
+                .iter()
+                .filter(|variable| variable.role == Role::Return)
+                .map(|variable| {
+                    let shown = shortened(value(&variable.value), options.max_value_chars);
+                    // The compiler's own names say nothing.
+                    if variable.name.starts_with('~') {
+                        shown
+                    } else {
+                        format!("{} = {shown}", plain(&variable.name))
+                    }
+                })
+                .collect();
+            let _ = write!(out, " returned ({})", results.join(", "));
+        }
+    }
+    if let Some(duration_ns) = hit.duration_ns {
+        let _ = write!(out, " after {}", short_time(duration_ns));
+    }
+    let at = if hit.event == Trigger::Return { " at" } else { ", declared at" };
+    let _ = write!(out, "{at} {}:{}", plain(&hit.location.file), hit.location.line);
+    out
+}
+
 fn trigger(trigger: Trigger) -> &'static str {
     match trigger {
         Trigger::Line => "",
         Trigger::Entry => " entered",
         Trigger::Return => " returns",
         Trigger::Panic => " panics",
+        Trigger::Goexit => " ends",
     }
 }
 
@@ -113,6 +151,8 @@ pub fn stats(stats: &Stats) -> String {
         dropped,
         failed,
         undecodable,
+        open_calls,
+        calls_given_up,
         mean_run_ns,
         seconds: _,
     } = stats;
@@ -121,6 +161,12 @@ pub fn stats(stats: &Stats) -> String {
     );
     if *undecodable > 0 {
         let _ = write!(out, "; {undecodable} of the emitted could not be decoded");
+    }
+    if let Some(open @ 1..) = open_calls {
+        let _ = write!(out, "; {open} calls not ended");
+    }
+    if let Some(given_up @ 1..) = calls_given_up {
+        let _ = write!(out, "; {given_up} calls given up, too many were open");
     }
     if *hits > 0 {
         let _ = write!(out, "; mean {} a hit", short_time(*mean_run_ns));
@@ -137,7 +183,8 @@ fn short_time(nanoseconds: u64) -> String {
     match nanoseconds {
         0..1_000 => format!("{nanoseconds} ns"),
         1_000..1_000_000 => format!("{} µs", tenths(1_000)),
-        _ => format!("{} ms", tenths(1_000_000)),
+        1_000_000..1_000_000_000 => format!("{} ms", tenths(1_000_000)),
+        _ => format!("{} s", tenths(1_000_000_000)),
     }
 }
 
@@ -163,9 +210,10 @@ pub fn attached(attached: &Attached) -> String {
 fn site_text(site: &SiteInfo) -> String {
     let speed = if site.fast { "fast" } else { "single-stepped" };
     let mut out = format!(
-        "{INDENT}{} {}, {speed}: {}\n",
+        "{INDENT}{} {}{}, {speed}: {}\n",
         site.location.pc,
         place(&site.location),
+        if site.event == Trigger::Return { ", return" } else { "" },
         plain(&site.instruction)
     );
     let names = |wanted: &dyn Fn(Option<Unavailable>) -> bool| -> Vec<String> {

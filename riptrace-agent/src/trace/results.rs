@@ -1,0 +1,145 @@
+//! Where the calls of a function end, and what is read there: its results.
+
+use std::{collections::HashMap, sync::Arc};
+
+use riptrace_common::wire::{event::Role, value::Unavailable};
+
+use super::{
+    Image,
+    planning::{PlanFailure, Wanted, cfa_from_table},
+};
+use crate::{
+    dwarf::{DebugInfo, DwarfError, Function, Place, VariableLocation, VisibleVariable},
+    golang::abi_internal,
+    plan::{
+        CallRole, SitePlan,
+        captures::{SiteContext, plan_site},
+        path::PathExpression,
+        returns::{self, Calls, End},
+        sites::{LineSource, LocationError, Resolved},
+        stripped::{RawTypes, argument_registers},
+        types::TypeRegistry,
+    },
+};
+
+/// Finds where the calls of the functions end that were found.
+pub(super) fn calls(lines: &dyn LineSource, image: &Image, found: &Resolved) -> Result<Calls, LocationError> {
+    let places = |function: &Arc<Function>| {
+        let variables = results(image.debug.as_deref()?, function, CallRole::Return).ok()?;
+        let pieces = variables.into_iter().flat_map(|variable| match variable.location {
+            VariableLocation::Pieces(pieces) => pieces,
+            _ => Vec::new(),
+        });
+        Some(pieces.map(|piece| piece.place).collect())
+    };
+    let mut calls = returns::ends(lines, image, found, &places)?;
+    if !calls.ends.is_empty() {
+        let unwinding = returns::unwinding(lines, image)?;
+        calls.ends.extend(unwinding.ends);
+        calls.warnings.extend(unwinding.warnings);
+    }
+    let mut assembly: HashMap<&str, ()> = HashMap::new();
+    let mut warnings = Vec::new();
+    for function in found.sites.iter().filter_map(|site| site.function.as_ref()) {
+        if is_assembly(function) && assembly.insert(&function.name, ()).is_none() {
+            warnings.push(format!(
+                "{} is written in assembly: debug data does not know its results",
+                function.name
+            ));
+        }
+    }
+    calls.warnings.extend(warnings);
+    Ok(calls)
+}
+
+fn is_assembly(function: &Function) -> bool {
+    function.decl_file.as_ref().is_some_and(|file| file.ends_with(".s"))
+}
+
+/// Plans what is read where a call ends.
+pub(super) fn plan_end(
+    registry: &mut TypeRegistry,
+    image: &Image,
+    index: u32,
+    wanted: &Wanted,
+    end: &End,
+) -> Result<SitePlan, PlanFailure> {
+    let site = &end.site;
+    let address = site.link_address;
+    let file_offset = image.executable.file_offset(address).ok_or(PlanFailure::NotInFile { address })?;
+    let cfa_from_sp = match &image.debug {
+        Some(debug) => debug.cfa_from_sp(address),
+        None => cfa_from_table(image, address),
+    };
+    let context = SiteContext {
+        image: index,
+        types: &RawTypes,
+        site,
+        file_offset,
+        cfa_from_sp,
+        dictionary: None,
+        limits: wanted.limits,
+    };
+    let mut plan = match (&image.debug, &site.function) {
+        _ if end.role.is_internal() => plan_site(registry, &context, &[], &[])?,
+        (Some(debug), Some(function)) => {
+            let variables = results(debug, function, end.role)?;
+            let dictionary = debug.dictionary_at(function, address)?;
+            let context = SiteContext { types: debug.as_ref(), dictionary: dictionary.as_ref(), ..context };
+            // What an expression names is an argument, seen at the entry, or a result.
+            let of_results: Vec<PathExpression> = wanted
+                .captures
+                .iter()
+                .filter(|capture| variables.iter().any(|variable| variable.name == capture.variable))
+                .cloned()
+                .collect();
+            let shown: &[VisibleVariable] =
+                if of_results.is_empty() && !wanted.captures.is_empty() { &[] } else { &variables };
+            plan_site(registry, &context, shown, &of_results)?
+        }
+        _ => {
+            let registers = if end.role == CallRole::Return { argument_registers() } else { Vec::new() };
+            plan_site(registry, &context, &registers, &[])?
+        }
+    };
+    plan.call = end.role;
+    Ok(plan)
+}
+
+/// The function's results, where they are when it returns.
+fn results(
+    debug: &DebugInfo,
+    function: &Function,
+    role: CallRole,
+) -> Result<Vec<VisibleVariable>, DwarfError> {
+    let signature = debug.signature(function)?;
+    let parameters: Vec<_> = signature.parameters.iter().map(|parameter| parameter.ty).collect();
+    let types: Vec<_> = signature.results.iter().map(|result| result.ty).collect();
+    let places = abi_internal::results(debug, signature.has_dictionary, &parameters, &types);
+    Ok(signature
+        .results
+        .into_iter()
+        .zip(places)
+        .map(|(result, pieces)| VisibleVariable {
+            name: result.name,
+            role: Role::Return,
+            ty: result.ty,
+            decl_line: 0,
+            location: match role {
+                CallRole::Return
+                    if pieces.iter().all(|piece| is_float(piece.place)) && !pieces.is_empty() =>
+                {
+                    VariableLocation::Unavailable(Unavailable::RegisterFloat)
+                }
+                CallRole::Return => VariableLocation::Pieces(pieces),
+                // The function that it goes over into has not run yet.
+                _ => VariableLocation::Unavailable(Unavailable::NotInitialized),
+            },
+            dict_index: result.dict_index,
+        })
+        .collect())
+}
+
+fn is_float(place: Place) -> bool {
+    matches!(place, Place::FloatRegister(_))
+}
