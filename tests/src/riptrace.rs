@@ -138,10 +138,14 @@ impl Running {
         Ok(Self { child, lines, stderr: Some(stderr), events: Vec::new(), stdout: String::new() })
     }
 
-    /// `riptrace probe --json` on a process.
+    /// `riptrace probe --json` on a process. Without a budget unless the options have one: these tests want every hit of
+    /// lines that are hot on purpose.
     pub fn probe(pid: u32, locations: &[String], options: &[&str]) -> Result<Self> {
         let pid = pid.to_string();
         let mut arguments = vec!["probe", "--json", "--pid", &pid];
+        if !options.contains(&"--budget") {
+            arguments.extend(["--budget", "0"]);
+        }
         arguments.extend_from_slice(options);
         arguments.extend(locations.iter().map(String::as_str));
         Self::start(&arguments)

@@ -49,7 +49,7 @@ fn ticking() -> Fixture {
 /// `riptrace probe --pid PID ARGUMENTS…` to its end.
 fn probe(pid: u32, arguments: &[&str]) -> Finished {
     let pid = pid.to_string();
-    let mut all = vec!["probe", "--json", "--pid", &pid, "--timeout", "20s"];
+    let mut all = vec!["probe", "--json", "--pid", &pid, "--timeout", "20s", "--budget", "0"];
     all.extend_from_slice(arguments);
     run(&all, TIMEOUT).unwrap()
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{Exit, Failure, output::Output, progress::Progress, target::TargetArguments};
 use crate::{
-    plan::{CaptureLimits, SitePlan, sites::LocationRequest},
+    plan::{CaptureLimits, SitePlan, cost::capture_ns, sites::LocationRequest},
     render,
     trace::{Wanted, plan_alone},
 };
@@ -23,10 +23,6 @@ use crate::{
 /// virtual machine (docs/performance.md); on bare metal both are lower.
 const FAST_TRAP_NS: u64 = 700;
 const SLOW_TRAP_NS: u64 = 12_000;
-/// Cost of a hit beyond the trap, and of each read of the target's memory.
-const HIT_NS: u64 = 400;
-const READ_NS: u64 = 95;
-
 /// Options of `riptrace explain`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  riptrace explain handler.go:42 --name orders")]
@@ -88,6 +84,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         captures: super::probe::captures(&arguments.capture)?,
         globals: arguments.globals,
         returns: arguments.returns,
+        arguments_only: false,
         limits: CaptureLimits::default(),
     };
     let progress = Progress::start();
@@ -135,7 +132,7 @@ fn explain(plan: &SitePlan) -> SiteExplanation {
     SiteExplanation {
         info: plan.info.clone(),
         cfa_from_sp: plan.cfa_from_sp,
-        estimated_hit_ns: trap_ns + HIT_NS + READ_NS * operations.len() as u64,
+        estimated_hit_ns: trap_ns + capture_ns(plan, 0),
         operations,
     }
 }

@@ -148,6 +148,7 @@ fn row(image: &Image, file: &str, line: u32) -> Row {
                 captures: Vec::new(),
                 globals: false,
                 returns: false,
+                arguments_only: false,
                 limits: CaptureLimits::default(),
             };
             plan_alone(image, &wanted).map_err(|error| error.to_string())

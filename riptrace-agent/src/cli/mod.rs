@@ -13,6 +13,7 @@ pub mod probe;
 mod progress;
 pub mod ps;
 mod signals;
+mod stream;
 pub mod target;
 
 use std::ffi::OsString;

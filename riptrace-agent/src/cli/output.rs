@@ -43,15 +43,6 @@ impl Output {
         })
     }
 
-    /// Writes whole lines.
-    ///
-    /// # Errors
-    ///
-    /// Any error of the output but a closed pipe.
-    pub fn text(&mut self, lines: &str) -> io::Result<Reader> {
-        self.attempt(|writer| writer.write_all(lines.as_bytes()))
-    }
-
     /// Hands what was written to the reader.
     ///
     /// # Errors

@@ -16,9 +16,10 @@ use riptrace_common::{
 
 use super::{
     Exit, Failure, duration,
-    output::{Output, Reader, note},
+    output::{Reader, note},
     progress::Progress,
     signals::Interrupted,
+    stream::Stream,
     target::{Target, TargetArguments, list},
 };
 use crate::{
@@ -112,9 +113,37 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1000)]
     rate: u32,
 
+    /// Only this share of the hits, chosen by chance: 0.01 is one in a hundred.
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = share)]
+    sample: f64,
+
+    /// What all of it may cost, in percent of one core; 0: no limit. Past it, a location captures arguments only, then
+    /// counts only, then is disarmed.
+    #[arg(long, value_name = "PERCENT", default_value_t = 5.0, value_parser = percent)]
+    budget: f64,
+
+    /// Count the hits and say what capturing them would cost; capture nothing.
+    #[arg(long, conflicts_with = "limit")]
+    dry_run: bool,
+
     /// The package variables of the location's package too.
     #[arg(long)]
     globals: bool,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        Ok(0.0) => Err(String::from("0 would capture nothing; --dry-run counts hits and prices them")),
+        _ => Err(String::from("a share is a number above 0 and at most 1, like 0.01")),
+    }
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse::<f64>() {
+        Ok(percent) if (0.0..=100_000.0).contains(&percent) => Ok(percent),
+        _ => Err(String::from("percent of one core: a number like 5 or 0.5; 0 for no limit")),
+    }
 }
 
 impl Arguments {
@@ -156,6 +185,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             captures: captures.clone(),
             globals: arguments.globals,
             returns: arguments.returns,
+            arguments_only: false,
             limits: arguments.capture_limits(),
         })
         .collect();
@@ -196,7 +226,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         arguments,
         printer: Printer {
             json: arguments.json,
-            output: Output::default(),
+            output: Stream::start()?,
             text: TextOptions {
                 utc_offset_seconds: utc_offset_seconds(),
                 show_host: false,
@@ -281,7 +311,10 @@ fn requests(
                         rate_per_second: arguments.rate,
                         limit: arguments.limit.unwrap_or(0),
                         limit_with: None,
+                        sample: arguments.sample,
+                        dry_run: arguments.dry_run,
                         stack_frames: arguments.stack,
+                        wanted: wanted.clone(),
                         warnings: planned.warnings,
                     });
                 }
@@ -341,6 +374,7 @@ enum End {
     Interrupted,
     ProcessesEnded,
     ReaderGone,
+    Budget,
 }
 
 struct Session<'a> {
@@ -386,8 +420,21 @@ impl Session<'_> {
         let deadline = Some(self.arguments.timeout).filter(|timeout| !timeout.is_zero());
         let deadline = deadline.and_then(|timeout| begin.checked_add(timeout));
         let past_deadline = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if let Err(error) = self.tracer.measure_trap_cost() {
+            tracing::warn!(%error, "the cost of a trap can't be measured here; an upper bound is assumed");
+        }
+        if self.arguments.budget > 0.0 {
+            self.tracer.set_budget(Some(self.arguments.budget / 100.0));
+        }
         loop {
-            self.poll(&|| interrupted.is_set() || past_deadline())?;
+            self.keep_within_budget()?;
+            let since_budget = Instant::now();
+            if self.tracer.is_budget_exhausted() {
+                return Ok(End::Budget);
+            }
+            // What is not printed by then is printed in the next round.
+            let is_due = || since_budget.elapsed() >= DRAIN_INTERVAL;
+            let had_all = self.poll(&|| interrupted.is_set() || past_deadline() || is_due())?;
             if self.limit_reached() {
                 return Ok(End::Limit);
             }
@@ -406,16 +453,25 @@ impl Session<'_> {
                     return Ok(End::ProcessesEnded);
                 }
             }
-            std::thread::sleep(DRAIN_INTERVAL);
+            if had_all || !self.printer.output.has_room() {
+                std::thread::sleep(DRAIN_INTERVAL);
+            }
         }
+    }
+
+    fn keep_within_budget(&mut self) -> Result<(), Failure> {
+        for event in self.tracer.enforce_budget() {
+            self.printer.print(&event)?;
+        }
+        Ok(())
     }
 
     fn limit_reached(&self) -> bool {
         self.arguments.limit.is_some_and(|limit| self.printer.printed >= limit)
     }
 
-    /// Prints what there is, until it is time to end.
-    fn poll(&mut self, is_over: &dyn Fn() -> bool) -> Result<(), Failure> {
+    /// Prints what there is, until it is time to end. Whether that was all.
+    fn poll(&mut self, is_over: &dyn Fn() -> bool) -> Result<bool, Failure> {
         let Self { tracer, printer, .. } = self;
         printer.all(|sink| tracer.poll(sink), is_over)
     }
@@ -427,18 +483,28 @@ impl Session<'_> {
         }
         let Self { tracer, printer, .. } = &mut self;
         let stopped = Instant::now();
-        printer.all(|sink| tracer.poll_all(sink), &|| stopped.elapsed() >= FINISH_WITHIN)?;
+        let is_over = || stopped.elapsed() >= FINISH_WITHIN;
+        while !printer.all(|sink| tracer.poll_all(sink), &is_over)?
+            && printer.reader == Reader::There
+            && !is_over()
+        {
+            std::thread::sleep(DRAIN_INTERVAL / 2);
+        }
         tracer.discard();
         let reason = match end {
             End::Limit => DetachReason::Limit,
             End::Timeout => DetachReason::Ttl,
             End::Interrupted | End::ReaderGone => DetachReason::Removed,
             End::ProcessesEnded => DetachReason::ProcessExited,
+            End::Budget => DetachReason::Budget,
         };
         let mut total = Stats::default();
         for id in std::mem::take(&mut self.armed) {
             let stats = self.tracer.stats(id).map_err(kernel_failure)?;
-            add(&mut total, &stats);
+            total.add(&stats);
+            if self.arguments.dry_run && !self.arguments.json {
+                note(&render::text::price(&stats));
+            }
             let detached = self.tracer.remove(id, reason).map_err(kernel_failure)?;
             if self.arguments.json {
                 self.printer.print(&Event::Stats(stats))?;
@@ -447,19 +513,20 @@ impl Session<'_> {
                 }
             }
         }
-        self.printer.flush()?;
+        self.printer.reader = self.printer.output.finish()?;
         if end == End::ProcessesEnded {
             note("riptrace: every traced process ended\n");
         }
         note(&render::text::stats(&total));
-        Ok(if self.printer.printed > 0 || end == End::ReaderGone { Exit::Ok } else { Exit::NoHit })
+        let seen = if self.arguments.dry_run { total.hits } else { self.printer.printed };
+        Ok(if seen > 0 || end == End::ReaderGone { Exit::Ok } else { Exit::NoHit })
     }
 }
 
 /// Writes events to the terminal or the pipe.
 struct Printer {
     json: bool,
-    output: Output,
+    output: Stream,
     text: TextOptions,
     /// Hits handed to the output.
     printed: u64,
@@ -467,26 +534,36 @@ struct Printer {
 }
 
 impl Printer {
-    /// Prints each event as it comes, so that no more than one is held, until it is time to end or nobody reads.
+    /// Prints each event as it comes, so that no more than one is held, until it is time to end, nobody reads, or the
+    /// reader is not as fast. Whether that was all.
     fn all(
         &mut self,
         source: impl FnOnce(&mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<()>,
         is_over: &dyn Fn() -> bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
+        self.flush()?;
+        if !self.can_go_on() {
+            return Ok(false);
+        }
         let mut failure = None;
-        // Broken off or not: the caller sees the reason.
-        let _ = source(&mut |event| match self.print(&event) {
-            Ok(()) if self.reader == Reader::There && !is_over() => ControlFlow::Continue(()),
+        let end = source(&mut |event| match self.print(&event) {
+            Ok(()) if self.can_go_on() && !is_over() => ControlFlow::Continue(()),
             Ok(()) => ControlFlow::Break(()),
             Err(error) => {
                 failure = Some(error);
                 ControlFlow::Break(())
             }
         });
-        match failure {
-            Some(failure) => Err(failure),
-            None => Ok(self.flush()?),
+        if let Some(failure) = failure {
+            return Err(failure);
         }
+        self.flush()?;
+        Ok(end.is_continue())
+    }
+
+    /// There is a reader, and room for what comes next.
+    fn can_go_on(&self) -> bool {
+        self.reader == Reader::There && self.output.has_room()
     }
 
     fn print(&mut self, event: &Event) -> Result<(), Failure> {
@@ -508,24 +585,4 @@ impl Printer {
         self.reader = self.output.flush()?;
         Ok(())
     }
-}
-
-/// The counters of all tracepoints of a command, added up.
-fn add(total: &mut Stats, stats: &Stats) {
-    let run_ns = total.mean_run_ns * total.hits + stats.mean_run_ns * stats.hits;
-    total.hits += stats.hits;
-    total.emitted += stats.emitted;
-    total.filtered += stats.filtered;
-    total.throttled += stats.throttled;
-    total.dropped += stats.dropped;
-    total.failed += stats.failed;
-    total.open_calls = sum(total.open_calls, stats.open_calls);
-    total.calls_given_up = sum(total.calls_given_up, stats.calls_given_up);
-    total.undecodable += stats.undecodable;
-    total.mean_run_ns = run_ns.checked_div(total.hits).unwrap_or(0);
-    total.seconds = total.seconds.max(stats.seconds);
-}
-
-fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {
-    one.or(other).map(|_| one.unwrap_or(0) + other.unwrap_or(0))
 }

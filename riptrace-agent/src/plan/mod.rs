@@ -5,6 +5,7 @@
 
 pub mod captures;
 mod code;
+pub mod cost;
 mod encode;
 mod entries;
 mod lines;

@@ -29,6 +29,7 @@ use crate::{
 
 mod attach;
 mod btf;
+mod calibrate;
 mod counters;
 mod error;
 mod features;
@@ -37,6 +38,8 @@ mod map;
 mod registry;
 
 pub use attach::Scope;
+pub use calibrate::TrapCost;
+pub use counters::CostHistogram;
 pub use error::ProbeError;
 pub use features::{Feature, Features, task_fsbase_offset};
 use registry::{Registry, SiteEntry};

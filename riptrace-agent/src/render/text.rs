@@ -8,7 +8,7 @@ mod events;
 mod value;
 
 pub use self::{
-    events::{attached, detached, error, event, hit, stats},
+    events::{attached, budget, detached, error, event, hit, price, stats},
     value::{reason, value},
 };
 

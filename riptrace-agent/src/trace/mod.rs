@@ -4,9 +4,11 @@
 //! tracepoints, and the records that wait for their turn. It does nothing by itself: whoever owns it calls
 //! [`Tracer::poll`].
 
+pub mod budget;
 mod host;
 mod image;
 mod kernel_facts;
+mod limits;
 mod order;
 mod planner;
 mod planning;
@@ -17,10 +19,15 @@ use std::{collections::HashMap, ops::ControlFlow, path::PathBuf, sync::Arc, time
 
 use bytes::Bytes;
 use riptrace_common::{
-    abi::program::{self, TRACEPOINT_ENABLED},
-    wire::event::{Attached, DetachReason, Detached, ErrorEvent, Event, Stats},
+    abi::program::{self, TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED},
+    wire::event::{Attached, DetachReason, Detached, ErrorEvent, Event},
 };
 
+use self::{
+    budget::{Budget, Level},
+    order::Reorder,
+    processes::Processes,
+};
 pub use self::{
     host::utc_offset_seconds,
     image::Image,
@@ -28,12 +35,11 @@ pub use self::{
     planner::Planner,
     planning::{PlanFailure, PlannedLocation, Wanted, plan_alone},
 };
-use self::{order::Reorder, processes::Processes};
 use crate::{
     decode::{self, DecodeContext, HostFacts, record},
     golang::types::TypeSource,
-    plan::{CallRole, CaptureLimits, SitePlan, stripped::RawTypes, types::TypeRegistry},
-    probe::{AttachmentId, Kernel, ProbeError, Scope},
+    plan::{CallRole, CaptureLimits, SitePlan, cost::capture_ns, stripped::RawTypes, types::TypeRegistry},
+    probe::{AttachmentId, Kernel, ProbeError, Scope, SiteHandle, TrapCost},
     ring::RingReader,
 };
 
@@ -81,8 +87,14 @@ pub struct Request {
     pub limit: u64,
     /// A tracepoint that is armed already, whose hits count towards the limit too.
     pub limit_with: Option<TracepointId>,
+    /// The share of the hits that is captured, 0 to 1.
+    pub sample: f64,
+    /// Count and price the hits, capture nothing.
+    pub dry_run: bool,
     /// Frames of the call stack; 0: none.
     pub stack_frames: u32,
+    /// What the plans were made from: to plan less, should it cost too much.
+    pub wanted: Wanted,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -98,6 +110,17 @@ struct Armed {
     limits: CaptureLimits,
     attachment: Option<AttachmentId>,
     since: Instant,
+    /// When it was stopped.
+    until: Option<Instant>,
+    /// How far down the ladder of the budget.
+    level: Level,
+    wanted: Wanted,
+    /// The armed sites.
+    handles: Vec<SiteHandle>,
+    /// Some site's instruction is single-stepped.
+    is_stepped: bool,
+    /// In a dry run, what a capture is estimated to take.
+    dry_run_capture_ns: Option<u64>,
     /// Records that could not be decoded.
     undecodable: u64,
     /// Records that were taken from the ring and thrown away.
@@ -134,6 +157,8 @@ pub struct Tracer {
     /// When the latest hit began that was taken from the ring.
     newest_ns: u64,
     batch: Vec<Bytes>,
+    trap_cost: Option<TrapCost>,
+    budget: Option<Budget>,
 }
 
 impl Tracer {
@@ -163,6 +188,8 @@ impl Tracer {
             waiting: Reorder::default(),
             newest_ns: 0,
             batch: Vec::new(),
+            trap_cost: None,
+            budget: None,
         })
     }
 
@@ -190,7 +217,7 @@ impl Tracer {
             ProcessScope::Only(pids) => pids,
         };
         let tracepoint = program::Tracepoint {
-            flags: TRACEPOINT_ENABLED,
+            flags: TRACEPOINT_ENABLED | if request.dry_run { TRACEPOINT_DRY_RUN } else { 0 },
             tgid: 0,
             rate_per_second: request.rate_per_second,
             stack_frames: request.stack_frames,
@@ -200,11 +227,12 @@ impl Tracer {
             max_items: request.limits.max_items,
             max_bytes: request.limits.max_bytes,
             limit_owner_plus_one: request.limit_with.map_or(0, |owner| owner.0 + 1),
-            sample_threshold: 0,
+            sample_threshold: limits::sample_threshold(request.sample),
         };
         let index = self.kernel.add_tracepoint(&tracepoint, tgids)?;
         match self.attach(index, image_index, &request) {
-            Ok(attachment) => {
+            Ok((attachment, handles)) => {
+                let captures = request.plans.iter().map(|plan| capture_ns(plan, request.stack_frames));
                 let sites = request
                     .plans
                     .iter()
@@ -220,6 +248,12 @@ impl Tracer {
                         limits: request.limits,
                         attachment: Some(attachment),
                         since: Instant::now(),
+                        until: None,
+                        level: Level::default(),
+                        handles,
+                        is_stepped: request.plans.iter().any(|plan| !plan.info.fast),
+                        dry_run_capture_ns: captures.max().filter(|_| request.dry_run),
+                        wanted: request.wanted,
                         undecodable: 0,
                         discarded: 0,
                         has_calls,
@@ -242,7 +276,12 @@ impl Tracer {
     }
 
     /// Writes the sites and sets the traps.
-    fn attach(&mut self, tracepoint: u32, image: u32, request: &Request) -> Result<AttachmentId, ProbeError> {
+    fn attach(
+        &mut self,
+        tracepoint: u32,
+        image: u32,
+        request: &Request,
+    ) -> Result<(AttachmentId, Vec<SiteHandle>), ProbeError> {
         let plans: Vec<&SitePlan> = request.plans.iter().collect();
         let handles = self.kernel.add_sites(tracepoint, image, &plans)?;
         let points: Vec<_> =
@@ -257,7 +296,8 @@ impl Tracer {
         for (handle, plan) in handles.iter().zip(&request.plans) {
             self.sites.insert(handle.index, ArmedSite { generation: handle.generation, plan: plan.clone() });
         }
-        self.kernel.attach(&request.attach_path, &points, scope)
+        let attachment = self.kernel.attach(&request.attach_path, &points, scope)?;
+        Ok((attachment, handles))
     }
 
     /// Takes what the kernel side recorded and hands the events over, in the order of the kernel's clock, until the sink
@@ -410,39 +450,12 @@ impl Tracer {
     /// The kernel refused.
     pub fn stop(&mut self, id: TracepointId) -> Result<(), ProbeError> {
         self.kernel.disable(id.0)?;
-        match self.armed.get_mut(&id.0).and_then(|armed| armed.attachment.take()) {
+        let Some(armed) = self.armed.get_mut(&id.0) else { return Ok(()) };
+        armed.until.get_or_insert_with(Instant::now);
+        match armed.attachment.take() {
             Some(attachment) => self.kernel.detach(attachment),
             None => Ok(()),
         }
-    }
-
-    /// The tracepoint's counters. They add up when it is stopped.
-    ///
-    /// # Errors
-    ///
-    /// The kernel refused.
-    pub fn stats(&self, id: TracepointId) -> Result<Stats, ProbeError> {
-        let counters = self.kernel.counters(id.0)?;
-        let armed = self.armed.get(&id.0);
-        let calls = match armed {
-            Some(Armed { has_calls: true, .. }) => Some(self.kernel.call_state(id.0)?),
-            _ => None,
-        };
-        let discarded = armed.map_or(0, |armed| armed.discarded);
-        Ok(Stats {
-            tracepoint: armed.map_or_else(|| Arc::from(""), |armed| Arc::clone(&armed.id)),
-            hits: counters.hits,
-            emitted: counters.emitted.saturating_sub(discarded),
-            filtered: counters.filtered,
-            throttled: counters.throttled,
-            dropped: counters.dropped + discarded,
-            failed: counters.failed,
-            undecodable: armed.map_or(0, |armed| armed.undecodable),
-            open_calls: calls.map(|calls| calls.opened.saturating_sub(calls.closed + calls.given_up)),
-            calls_given_up: calls.map(|calls| calls.given_up),
-            mean_run_ns: counters.run_ns.checked_div(counters.hits).unwrap_or(0),
-            seconds: armed.map_or(0.0, |armed| armed.since.elapsed().as_secs_f64()),
-        })
     }
 
     /// Forgets a stopped tracepoint.
@@ -453,6 +466,9 @@ impl Tracer {
     pub fn remove(&mut self, id: TracepointId, reason: DetachReason) -> Result<Option<Detached>, ProbeError> {
         self.stop(id)?;
         self.kernel.remove_tracepoint(id.0)?;
-        Ok(self.armed.remove(&id.0).map(|armed| Detached { tracepoint: armed.id, reason }))
+        Ok(self.armed.remove(&id.0).map(|armed| Detached {
+            reason: if armed.level == Level::Detached { DetachReason::Budget } else { reason },
+            tracepoint: armed.id,
+        }))
     }
 }

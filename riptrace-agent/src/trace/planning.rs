@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use riptrace_common::wire::event::Trigger;
+use riptrace_common::wire::event::{Role, Trigger};
 
 use super::{Image, results};
 use crate::{
@@ -48,6 +48,8 @@ pub struct Wanted {
     pub globals: bool,
     /// The function's returns too.
     pub returns: bool,
+    /// Arguments and receiver only.
+    pub arguments_only: bool,
     /// How much is followed.
     pub limits: CaptureLimits,
 }
@@ -206,8 +208,11 @@ fn plan_one(
         }
     };
     let mut variables = debug.variables_between(function, site.scope_address, address)?;
+    if wanted.arguments_only {
+        variables.retain(|variable| matches!(variable.role, Role::Argument | Role::Receiver));
+    }
     let package = package_of(&site.location.function);
-    if wanted.globals {
+    if wanted.globals && !wanted.arguments_only {
         let mut globals = debug.globals(package)?;
         referenced_first(image, debug.as_ref(), site, &mut globals);
         variables.extend(globals);
@@ -417,7 +422,7 @@ pub(super) fn learn(
 
 #[cfg(test)]
 mod tests {
-    use riptrace_common::wire::{event::Role, value::Unavailable};
+    use riptrace_common::wire::value::Unavailable;
 
     use super::*;
     use crate::dwarf::VariableLocation;

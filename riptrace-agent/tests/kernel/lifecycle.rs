@@ -190,3 +190,11 @@ fn wait_until(condition: impl Fn() -> bool) {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
+
+#[test]
+fn a_trap_s_cost_can_be_measured() {
+    let Some(mut kernel) = kernel(&KernelOptions::default()) else { return };
+    let cost = kernel.measure_trap_cost().expect("measured");
+    // A trap is two changes of privilege at least, and a call without one takes a nanosecond.
+    assert!(cost.emulated_ns > 50 && cost.stepped_ns > 50, "{cost:?}");
+}

@@ -6,6 +6,7 @@
 mod capture;
 mod cost;
 mod gate;
+mod ladder;
 mod lifecycle;
 mod record;
 mod session;

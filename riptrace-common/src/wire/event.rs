@@ -22,6 +22,8 @@ pub enum Event {
     Stats(Stats),
     /// A tracepoint was disarmed.
     Detached(Detached),
+    /// A tracepoint costs more than the budget allows, and captures less from now on.
+    Budget(BudgetStep),
     /// Something failed; the stream goes on unless it says otherwise.
     Error(ErrorEvent),
 }
@@ -260,8 +262,54 @@ pub struct Stats {
     pub calls_given_up: Option<u64>,
     /// Mean time that the kernel side ran for a hit, the trap itself not included, in nanoseconds.
     pub mean_run_ns: u64,
+    /// What a trap costs at the tracepoint's sites, measured on this machine when it was armed (where sites differ, the
+    /// dearest); 0: not known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub trap_ns: u64,
+    /// The cost of a captured hit, trap included, that 99 of 100 stay below; 0: none was captured.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub p99_cost_ns: u64,
+    /// What all hits cost, traps included, as a share of one core over the tracepoint's time.
+    #[serde(default)]
+    pub share_of_core: f64,
+    /// In a dry run: throttled hits that would have been captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub would_capture: Option<u64>,
+    /// In a dry run: what a captured hit is estimated to cost, trap included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated_cost_ns: Option<u64>,
     /// Seconds from armed to disarmed.
     pub seconds: f64,
+}
+
+impl Stats {
+    /// Adds the counters of another tracepoint that was armed at the same time: those of both as if they were one.
+    pub fn add(&mut self, other: &Self) {
+        let run_ns = self
+            .mean_run_ns
+            .saturating_mul(self.hits)
+            .saturating_add(other.mean_run_ns.saturating_mul(other.hits));
+        self.hits += other.hits;
+        self.emitted += other.emitted;
+        self.filtered += other.filtered;
+        self.throttled += other.throttled;
+        self.dropped += other.dropped;
+        self.failed += other.failed;
+        self.undecodable += other.undecodable;
+        self.open_calls = sum(self.open_calls, other.open_calls);
+        self.calls_given_up = sum(self.calls_given_up, other.calls_given_up);
+        self.mean_run_ns = run_ns.checked_div(self.hits).unwrap_or(0);
+        self.trap_ns = self.trap_ns.max(other.trap_ns);
+        self.p99_cost_ns = self.p99_cost_ns.max(other.p99_cost_ns);
+        self.share_of_core += other.share_of_core;
+        self.would_capture = sum(self.would_capture, other.would_capture);
+        self.estimated_cost_ns = self.estimated_cost_ns.max(other.estimated_cost_ns);
+        self.seconds = self.seconds.max(other.seconds);
+    }
+}
+
+fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.or(other).map(|_| one.unwrap_or_default() + other.unwrap_or_default())
 }
 
 /// Why a tracepoint was disarmed.
@@ -280,6 +328,39 @@ pub enum DetachReason {
     Removed,
     /// Something failed.
     Error,
+}
+
+/// A tracepoint costs more than the budget allows, and captures less from now on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BudgetStep {
+    /// The tracepoint.
+    pub tracepoint: Arc<str>,
+    /// What it does from now on.
+    pub step: BudgetAction,
+    /// Its hits a second when this was decided.
+    pub hits_per_second: f64,
+    /// Mean cost of one of them, trap included, in nanoseconds.
+    pub mean_cost_ns: u64,
+    /// What all tracepoints together took of one core at that rate.
+    pub share_of_core: f64,
+    /// What they may take.
+    pub budget: f64,
+}
+
+/// A step of the ladder on which cost goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BudgetAction {
+    /// Arguments and receiver only, no stack.
+    ArgumentsOnly,
+    /// Hits are counted, nothing is captured.
+    CountOnly,
+    /// Disarmed.
+    Detach,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A tracepoint is disarmed.

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use riptrace_common::wire::{
     event::{
-        Attached, DetachReason, Detached, ErrorEvent, Event, Frame, Hit, Location, Role, SiteInfo, Stats,
-        Trigger,
+        Attached, BudgetAction, BudgetStep, DetachReason, Detached, ErrorEvent, Event, Frame, Hit, Location,
+        Role, SiteInfo, Stats, Trigger,
     },
     value::Unavailable,
 };
@@ -27,6 +27,7 @@ pub fn event(event: &Event, options: &TextOptions) -> String {
         Event::Hit(event) => hit(event, options),
         Event::Stats(event) => stats(event),
         Event::Detached(event) => detached(event),
+        Event::Budget(event) => budget(event),
         Event::Error(event) => error(event),
     }
 }
@@ -154,6 +155,11 @@ pub fn stats(stats: &Stats) -> String {
         open_calls,
         calls_given_up,
         mean_run_ns,
+        trap_ns,
+        p99_cost_ns,
+        share_of_core,
+        would_capture: _,
+        estimated_cost_ns: _,
         seconds: _,
     } = stats;
     let mut out = format!(
@@ -169,10 +175,62 @@ pub fn stats(stats: &Stats) -> String {
         let _ = write!(out, "; {given_up} calls given up, too many were open");
     }
     if *hits > 0 {
-        let _ = write!(out, "; mean {} a hit", short_time(*mean_run_ns));
+        let _ = write!(out, "; mean {}", short_time(mean_run_ns + trap_ns));
+        if *p99_cost_ns > 0 {
+            let _ = write!(out, ", p99 {}", short_time(*p99_cost_ns));
+        }
+        let _ = write!(out, " a hit, {} of a core", percent(*share_of_core));
     }
     out.push('\n');
     out
+}
+
+/// What a dry run found.
+#[must_use]
+pub fn price(stats: &Stats) -> String {
+    let seconds = stats.seconds.max(1e-9);
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let per_second = |count: u64| format!("{:.0}/s", count as f64 / seconds);
+    let cost = stats.estimated_cost_ns.unwrap_or_default();
+    format!(
+        "{}: {} hits in {:.1} s ({}), of which {} would be captured at about {} each (trap {}): {} of a core\n",
+        plain(&stats.tracepoint),
+        stats.hits,
+        stats.seconds,
+        per_second(stats.hits),
+        per_second(stats.would_capture.unwrap_or_default()),
+        short_time(cost),
+        short_time(stats.trap_ns),
+        percent(stats.share_of_core),
+    )
+}
+
+/// A tracepoint steps down.
+#[must_use]
+pub fn budget(step: &BudgetStep) -> String {
+    let what = match step.step {
+        BudgetAction::ArgumentsOnly => "captures its arguments only from now on",
+        BudgetAction::CountOnly => "counts its hits only from now on",
+        BudgetAction::Detach => "is disarmed",
+    };
+    format!(
+        "budget: {} {what}: {:.0} hits/s at {} each, {} of a core in all, where {} is allowed (--budget)\n",
+        plain(&step.tracepoint),
+        step.hits_per_second,
+        short_time(step.mean_cost_ns),
+        percent(step.share_of_core),
+        percent(step.budget),
+    )
+}
+
+/// Two digits that mean something.
+fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    match percent {
+        ..0.01 => format!("{percent:.4} %"),
+        ..10.0 => format!("{percent:.2} %"),
+        _ => format!("{percent:.0} %"),
+    }
 }
 
 fn short_time(nanoseconds: u64) -> String {
