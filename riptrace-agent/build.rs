@@ -31,9 +31,13 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-env-changed=RIPTRACE_EBPF_OBJECT");
     println!("cargo::rerun-if-env-changed=RIPTRACE_SKIP_EBPF");
     println!("cargo::rerun-if-env-changed=PATH");
-    for input in
-        ["riptrace-ebpf", "riptrace-common/src/abi", "riptrace-common/Cargo.toml", "rust-toolchain.toml"]
-    {
+    for input in [
+        "riptrace-ebpf",
+        "riptrace-common/src/abi",
+        "riptrace-common/src/condition.rs",
+        "riptrace-common/Cargo.toml",
+        "rust-toolchain.toml",
+    ] {
         println!("cargo::rerun-if-changed={}", workspace.join(input).display());
     }
 

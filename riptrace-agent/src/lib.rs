@@ -13,6 +13,7 @@ pub mod binary;
 pub mod cli;
 pub mod decode;
 pub mod dwarf;
+pub mod expr;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod golang;

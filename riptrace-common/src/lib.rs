@@ -7,5 +7,6 @@
 #![cfg_attr(not(feature = "user"), no_std)]
 
 pub mod abi;
+pub mod condition;
 #[cfg(feature = "user")]
 pub mod wire;

@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::pt_regs;
 use riptrace_common::abi::{
     ABI_VERSION,
+    condition::{TARGET_ACCEPT, TARGET_BUSY, TARGET_REJECT},
     program::{
         CALL_ENTRY, CALL_RETURN, NO_REDUCED_SITE, SITE_ENABLED, Site, TRACEPOINT_COUNT_ONLY,
         TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED, TRACEPOINT_REDUCED, Tracepoint,
@@ -11,7 +12,7 @@ use riptrace_common::abi::{
 };
 
 use crate::{
-    calls,
+    calls, condition,
     emit::{self, Outcomes},
     gate, goroutine,
     maps::{IMAGES, REDUCED, SITES, Scratch, TRACEPOINTS},
@@ -53,13 +54,27 @@ pub(crate) fn run(context: *mut pt_regs) {
         outcomes.filtered();
         return;
     }
+    // What was decided at a call's entry holds for its return.
+    if site.condition != 0 && call != CALL_RETURN && tracepoint.flags & TRACEPOINT_COUNT_ONLY == 0 {
+        let target = condition::decide(context, site);
+        if target != TARGET_ACCEPT {
+            match target {
+                TARGET_REJECT => outcomes.filtered(),
+                TARGET_BUSY => outcomes.dropped(),
+                _ => outcomes.failed(),
+            }
+            if call == CALL_ENTRY {
+                calls::rejected(site.tracepoint);
+            }
+            return;
+        }
+    }
     let ktime_ns = raw::ktime_ns();
     let cpu = raw::cpu();
     let mut end = calls::end(context, site, call, (pid_tgid >> 32) as u32, cpu, ktime_ns);
     let counts_only = tracepoint.flags & TRACEPOINT_COUNT_ONLY != 0;
-    // What was decided at a call's entry holds for its return.
     let entered = call == CALL_RETURN && !counts_only && calls::close(&mut end);
-    if call == CALL_RETURN && !entered && !calls::began_before(site) {
+    if call == CALL_RETURN && !entered && (site.condition != 0 || !calls::began_before(site)) {
         outcomes.filtered();
         return;
     }

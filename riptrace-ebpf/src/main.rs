@@ -11,6 +11,8 @@ mod calls;
 #[cfg(target_arch = "bpf")]
 mod chunk;
 #[cfg(target_arch = "bpf")]
+mod condition;
+#[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]
 mod fetch;

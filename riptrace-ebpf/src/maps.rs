@@ -9,7 +9,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use riptrace_common::abi::{
-    ABI_VERSION as VERSION, limits,
+    ABI_VERSION as VERSION,
+    condition::{Block, MAX_BLOCKS, MAX_CONDITION_OPS, Op, WORDS},
+    limits,
     program::{
         CallSet, CallState, Costs, Counters, Dynamic, DynamicKey, Image, ProcessKey, Site, Slot, State,
         Tracepoint, Type, Window,
@@ -53,6 +55,13 @@ pub(crate) static PROCESSES: HashMap<ProcessKey, u8> =
 pub(crate) static CALLS: Array<CallSet> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static CALL_STATES: Array<CallState> = Array::with_max_entries(limits::MAX_TRACEPOINTS, 0);
+#[map]
+pub(crate) static CONDITIONS: Array<Op> = Array::with_max_entries(MAX_CONDITION_OPS, 0);
+#[map]
+pub(crate) static CONSTANTS: Array<Block> = Array::with_max_entries(MAX_BLOCKS, 0);
+/// What conditions work on: like `SCRATCH`, and as many.
+#[map]
+pub(crate) static JUDGEMENTS: Array<Judgement> = Array::with_max_entries(1, 0);
 /// Sized by the agent.
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(8 * 1024 * 1024, 0);
@@ -97,6 +106,28 @@ pub(crate) struct Scratch {
     /// A piece of the target's stack while its frames are walked.
     pub(crate) stack: [u8; 2 * STACK_BYTES],
     pub(crate) record: [u8; 2 * limits::MAX_RECORD_BYTES as usize],
+}
+
+/// What a condition works on.
+#[repr(C)]
+pub(crate) struct Judgement {
+    /// 1: a hit is using the buffer. Taken by compare-and-exchange.
+    pub(crate) busy: u64,
+    pub(crate) words: [u64; WORDS],
+    /// Pieces of the two strings that are compared.
+    pub(crate) left: Block,
+    pub(crate) right: Block,
+    /// The strings.
+    pub(crate) left_text: Text,
+    pub(crate) right_text: Text,
+}
+
+/// A string of the target, or a constant.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Text {
+    pub(crate) address: u64,
+    pub(crate) length: u64,
 }
 
 /// Entries of the cache of chunks that were copied.

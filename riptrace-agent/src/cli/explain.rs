@@ -12,7 +12,7 @@ use riptrace_common::{
 };
 use serde::Serialize;
 
-use super::{Exit, Failure, output::Output, progress::Progress, target::TargetArguments};
+use super::{Exit, Failure, output::Output, probe, progress::Progress, target::TargetArguments};
 use crate::{
     plan::{CaptureLimits, SitePlan, cost::capture_ns, sites::LocationRequest},
     render,
@@ -46,6 +46,10 @@ pub struct Arguments {
     #[arg(long = "return")]
     returns: bool,
 
+    /// A condition, as for probe: prints what the kernel side would execute, and where its operands come from.
+    #[arg(long, value_name = "EXPR")]
+    when: Option<String>,
+
     /// One JSON object a program.
     #[arg(long)]
     json: bool,
@@ -65,7 +69,15 @@ struct SiteExplanation {
     info: SiteInfo,
     cfa_from_sp: Option<i32>,
     operations: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    condition: Option<ConditionExplanation>,
     estimated_hit_ns: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ConditionExplanation {
+    operands: Vec<String>,
+    steps: Vec<String>,
 }
 
 /// Prints what is known.
@@ -77,11 +89,13 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let location =
         arguments.location.parse::<LocationRequest>().map_err(|error| Failure::new(Exit::Usage, error))?;
     if arguments.returns {
-        super::probe::check_returns(std::slice::from_ref(&location))?;
+        probe::check_returns(std::slice::from_ref(&location))?;
     }
+    let when = arguments.when.as_deref().map(probe::condition).transpose()?;
     let wanted = Wanted {
         location,
-        captures: super::probe::captures(&arguments.capture)?,
+        captures: probe::captures(&arguments.capture)?,
+        when,
         globals: arguments.globals,
         returns: arguments.returns,
         arguments_only: false,
@@ -132,6 +146,10 @@ fn explain(plan: &SitePlan) -> SiteExplanation {
     SiteExplanation {
         info: plan.info.clone(),
         cfa_from_sp: plan.cfa_from_sp,
+        condition: plan.condition.as_ref().map(|condition| ConditionExplanation {
+            operands: condition.operands.clone(),
+            steps: condition.listing(),
+        }),
         estimated_hit_ns: trap_ns + capture_ns(plan, 0),
         operations,
     }
@@ -195,6 +213,15 @@ fn text(explanation: &Explanation) -> String {
         out += "    plan\n";
         for operation in &site.operations {
             let _ = writeln!(out, "        {operation}");
+        }
+        if let Some(condition) = &site.condition {
+            out += "    condition\n";
+            for operand in &condition.operands {
+                let _ = writeln!(out, "        {operand}");
+            }
+            for (at, step) in condition.steps.iter().enumerate() {
+                let _ = writeln!(out, "        {at:>3}  {step}");
+            }
         }
     }
     for warning in &explanation.warnings {

@@ -146,6 +146,7 @@ fn row(image: &Image, file: &str, line: u32) -> Row {
             let wanted = Wanted {
                 location,
                 captures: Vec::new(),
+                when: None,
                 globals: false,
                 returns: false,
                 arguments_only: false,

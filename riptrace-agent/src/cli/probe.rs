@@ -28,7 +28,7 @@ use crate::{
     probe::{Kernel, KernelOptions, ProbeError},
     render::{self, text::TextOptions},
     trace::{
-        ImageId, PlanFailure, Planner, Request, TracepointId, Tracer, Wanted, kernel_options,
+        ImageId, ParsedExpr, PlanFailure, Planner, Request, TracepointId, Tracer, Wanted, kernel_options,
         utc_offset_seconds,
     },
 };
@@ -81,6 +81,11 @@ pub struct Arguments {
     /// location's package.
     #[arg(long, value_name = "EXPR")]
     capture: Vec<String>,
+
+    /// Only hits for which this holds, decided in the kernel: 'o.Total > 100 && len(o.Items) == 0', 'err != nil',
+    /// 'strings.HasPrefix(o.Name, "test-")', 'err.(*net.OpError)' (see docs/expressions.md).
+    #[arg(long, value_name = "EXPR")]
+    when: Option<String>,
 
     /// The functions' returns too, with their results and how long each call took. Locations must be functions.
     #[arg(long = "return")]
@@ -178,11 +183,13 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     }
     let captures = captures(&arguments.capture)?;
 
+    let when = arguments.when.as_deref().map(condition).transpose()?;
     let wanted: Vec<Wanted> = locations
         .into_iter()
         .map(|location| Wanted {
             location,
             captures: captures.clone(),
+            when: when.clone(),
             globals: arguments.globals,
             returns: arguments.returns,
             arguments_only: false,
@@ -359,6 +366,11 @@ fn not_bound(failures: &[(&Program, PlanFailure)], text: &str) -> String {
             format!("{text} is in none of {} programs:\n  {}", many.len(), reasons.join("\n  "))
         }
     }
+}
+
+/// Reads a condition.
+pub(super) fn condition(text: &str) -> Result<ParsedExpr, Failure> {
+    ParsedExpr::parse(text).map_err(|error| Failure::new(Exit::Usage, format!("--when: {error}")))
 }
 
 pub(super) fn kernel_failure(error: ProbeError) -> Failure {

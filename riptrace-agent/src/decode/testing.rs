@@ -442,6 +442,7 @@ impl Bench {
             root_slots: Vec::new(),
             variables,
             dictionary: None,
+            condition: None,
             info: SiteInfo {
                 location,
                 event: Trigger::Line,

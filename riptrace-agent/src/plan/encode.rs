@@ -73,6 +73,7 @@ impl Planner<'_, '_> {
             root_slots,
             variables,
             dictionary,
+            condition: None,
             info: SiteInfo {
                 location: site.location.clone(),
                 event: site.trigger,

@@ -5,6 +5,7 @@
 
 pub mod captures;
 mod code;
+pub mod condition;
 pub mod cost;
 mod encode;
 mod entries;
@@ -18,6 +19,8 @@ mod root;
 pub mod sites;
 pub mod stripped;
 pub mod types;
+
+pub(crate) use self::{place::place_text, root::general_register};
 
 use std::sync::Arc;
 
@@ -58,6 +61,8 @@ pub struct SitePlan {
     pub variables: Vec<PlannedVariable>,
     /// In an instantiated generic function: where its dictionary's address is, and whose real types it tells.
     pub dictionary: Option<DictionaryPlan>,
+    /// What a hit must fulfil before it is captured.
+    pub condition: Option<condition::Condition>,
     /// What is reported when it is armed.
     pub info: SiteInfo,
 }

@@ -39,6 +39,7 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, ProbeError> {
         .override_global("CALL_SETS", &call_sets, true)
         .override_global("TASK_FSBASE_OFFSET", &fsbase_offset, true)
         .map_max_entries("SCRATCH", cpus.saturating_mul(scratch_per_cpu))
+        .map_max_entries("JUDGEMENTS", cpus.saturating_mul(scratch_per_cpu))
         .map_max_entries("RECORDS", options.ring_bytes)
         .map_max_entries("CALLS", call_sets)
         .verifier_log_level(options.verifier_log)

@@ -13,6 +13,7 @@ use aya::{
     maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
 use riptrace_common::abi::{
+    condition::{Block, Op},
     limits,
     program::{
         CALL_ENTRY, CALL_GOEXIT, CALL_NONE, CALL_RECOVERY, CALL_RETURN, CallState, Costs, Counters, Dynamic,
@@ -128,6 +129,8 @@ pub struct Kernel {
     windows: Array<MapData, Window>,
     types: Array<MapData, Type>,
     slots: Array<MapData, Slot>,
+    conditions: Array<MapData, Op>,
+    constants: Array<MapData, Block>,
     images: Array<MapData, Image>,
     dynamic: BpfHashMap<MapData, DynamicKey, Dynamic>,
     processes: BpfHashMap<MapData, ProcessKey, u8>,
@@ -167,6 +170,8 @@ impl Kernel {
             windows: array(&mut ebpf, "WINDOWS")?,
             types: array(&mut ebpf, "TYPES")?,
             slots: array(&mut ebpf, "SLOTS")?,
+            conditions: array(&mut ebpf, "CONDITIONS")?,
+            constants: array(&mut ebpf, "CONSTANTS")?,
             images: array(&mut ebpf, "IMAGES")?,
             dynamic: take(&mut ebpf, "DYNAMIC")?.try_into().map_err(|error| bad_map("DYNAMIC", &error))?,
             processes: take(&mut ebpf, "PROCESSES")?
@@ -347,10 +352,18 @@ impl Kernel {
     ) -> Result<(), ProbeError> {
         for plan in plans {
             let (windows, slots) = plan_sizes(plan)?;
-            let first_window = self.registry.windows.allocate(windows)?;
+            let condition = self.registry.conditions.allocate(plan)?;
+            let first_window = match self.registry.windows.allocate(windows) {
+                Ok(first_window) => first_window,
+                Err(error) => {
+                    self.registry.conditions.release(condition);
+                    return Err(error);
+                }
+            };
             let first_slot = match self.registry.root_slots.allocate(slots) {
                 Ok(first_slot) => first_slot,
                 Err(error) => {
+                    self.registry.conditions.release(condition);
                     self.registry.windows.release(first_window, windows);
                     return Err(error);
                 }
@@ -358,6 +371,7 @@ impl Kernel {
             let index = match self.registry.sites.allocate() {
                 Ok(index) => index,
                 Err(error) => {
+                    self.registry.conditions.release(condition);
                     self.registry.windows.release(first_window, windows);
                     self.registry.root_slots.release(first_slot, slots);
                     return Err(error);
@@ -372,6 +386,7 @@ impl Kernel {
                 windows,
                 first_slot,
                 slots,
+                condition,
             };
             handles.push(SiteHandle { index, generation });
         }
@@ -393,6 +408,11 @@ impl Kernel {
             let entry = self.registry.site_entries[handle.index as usize];
             windows.0.extend(entry.first_window..entry.first_window + entry.windows);
             windows.1.extend_from_slice(&plan.windows);
+            if let Some(condition) = &plan.condition {
+                let (ops, blocks) = entry.condition.placed(condition);
+                map::write(&self.constants, "CONSTANTS", &blocks, &condition.blocks)?;
+                map::write(&self.conditions, "CONDITIONS", &ops.0, &ops.1)?;
+            }
             slots.0.extend(entry.first_slot..entry.first_slot + entry.slots);
             slots.1.extend_from_slice(&plan.root_slots);
             let root_type = limits::FIRST_ROOT_TYPE + handle.index;
@@ -415,7 +435,7 @@ impl Kernel {
                 root_type,
                 root_bytes: plan.root_bytes,
                 cfa_from_sp: plan.cfa_from_sp.unwrap_or(0),
-                reserved: 0,
+                condition: entry.condition.site_word(),
                 reserved2: [0; 2],
             };
             let call = match plan.call {
@@ -465,6 +485,7 @@ impl Kernel {
     fn release_site(&mut self, handle: SiteHandle) {
         let entry = &mut self.registry.site_entries[handle.index as usize];
         let Some(tracepoint) = entry.tracepoint.take() else { return };
+        self.registry.conditions.release(entry.condition);
         self.registry.windows.release(entry.first_window, entry.windows);
         self.registry.root_slots.release(entry.first_slot, entry.slots);
         self.registry.sites.release(handle.index);

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use riptrace_common::abi::limits;
+use riptrace_common::abi::{
+    condition::{MAX_BLOCKS, MAX_CONDITION_OPS, MAX_OPS, Op},
+    limits,
+};
 
 use super::error::ProbeError;
+use crate::plan::{SitePlan, condition::Condition};
 
 /// Hands out indices below a capacity, lowest first.
 #[derive(Debug)]
@@ -99,6 +103,72 @@ pub(super) struct SiteEntry {
     pub(super) windows: u32,
     pub(super) first_slot: u32,
     pub(super) slots: u32,
+    pub(super) condition: ConditionEntry,
+}
+
+/// Where a site's condition lies in `CONDITIONS` and `CONSTANTS`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ConditionEntry {
+    first_op: u32,
+    ops: u32,
+    first_block: u32,
+    blocks: u32,
+}
+
+impl ConditionEntry {
+    /// `Site::condition`.
+    pub(super) fn site_word(self) -> u32 {
+        self.first_op << 8 | self.ops
+    }
+
+    /// The entries of both maps: those of the ops with the ops, in which the constants' places are those of the map.
+    pub(super) fn placed(self, condition: &Condition) -> ((Vec<u32>, Vec<Op>), Vec<u32>) {
+        let place = |op: &Op| {
+            let shift = if condition.has_constant(op) { u64::from(self.first_block) << 32 } else { 0 };
+            Op { immediate: op.immediate.wrapping_add(shift), ..*op }
+        };
+        let ops = (self.first_op..self.first_op + self.ops).collect();
+        let blocks = (self.first_block..self.first_block + self.blocks).collect();
+        ((ops, condition.ops.iter().map(place).collect()), blocks)
+    }
+}
+
+/// Which entries of `CONDITIONS` and `CONSTANTS` are in use.
+#[derive(Debug)]
+pub(super) struct Conditions {
+    ops: Ranges,
+    blocks: Ranges,
+}
+
+impl Conditions {
+    /// Takes what a plan's condition needs.
+    pub(super) fn allocate(&mut self, plan: &SitePlan) -> Result<ConditionEntry, ProbeError> {
+        let Some(condition) = &plan.condition else { return Ok(ConditionEntry::default()) };
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let (ops, blocks) = (number(condition.ops.len()), number(condition.blocks.len()));
+        if ops > MAX_OPS {
+            let (link_address, found, limit) = (plan.link_address, ops.into(), MAX_OPS.into());
+            return Err(ProbeError::PlanTooLarge {
+                link_address,
+                what: "steps of a condition",
+                found,
+                limit,
+            });
+        }
+        let first_op = self.ops.allocate(ops)?;
+        match self.blocks.allocate(blocks) {
+            Ok(first_block) => Ok(ConditionEntry { first_op, ops, first_block, blocks }),
+            Err(error) => {
+                self.ops.release(first_op, ops);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn release(&mut self, entry: ConditionEntry) {
+        self.ops.release(entry.first_op, entry.ops);
+        self.blocks.release(entry.first_block, entry.blocks);
+    }
 }
 
 /// All of them.
@@ -110,6 +180,7 @@ pub(super) struct Registry {
     pub(super) images: Indices,
     pub(super) windows: Ranges,
     pub(super) root_slots: Ranges,
+    pub(super) conditions: Conditions,
 }
 
 impl Registry {
@@ -121,6 +192,10 @@ impl Registry {
             images: Indices::new("executables", limits::MAX_IMAGES),
             windows: Ranges::new("windows", 0, limits::MAX_WINDOWS),
             root_slots: Ranges::new("root slots", limits::FIRST_ROOT_SLOT, limits::MAX_SLOTS),
+            conditions: Conditions {
+                ops: Ranges::new("steps of conditions", 0, MAX_CONDITION_OPS),
+                blocks: Ranges::new("constants of conditions", 0, MAX_BLOCKS),
+            },
         }
     }
 }

@@ -14,6 +14,7 @@ mod planner;
 mod planning;
 mod processes;
 mod results;
+mod scope;
 
 use std::{collections::HashMap, ops::ControlFlow, path::PathBuf, sync::Arc, time::Instant};
 
@@ -34,6 +35,7 @@ pub use self::{
     kernel_facts::kernel_options,
     planner::Planner,
     planning::{PlanFailure, PlannedLocation, Wanted, plan_alone},
+    scope::ParsedExpr,
 };
 use crate::{
     decode::{self, DecodeContext, HostFacts, record},

@@ -7,9 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use riptrace_common::wire::event::{Role, Trigger};
+use riptrace_common::wire::event::{Location, Role, Trigger};
 
-use super::{Image, results};
+use super::{
+    Image, results,
+    scope::{self, ParsedExpr},
+};
 use crate::{
     binary::{BinaryError, FileIdentity},
     dwarf::{DebugInfo, DwarfError, VisibleVariable},
@@ -17,6 +20,7 @@ use crate::{
     plan::{
         CallRole, CaptureLimits, SitePlan,
         captures::{PlanError, SiteContext, plan_site},
+        condition::Condition,
         path::{PathError, PathExpression, PathStep, nearest},
         referenced::referenced_first,
         returns::Calls,
@@ -44,6 +48,8 @@ pub struct Wanted {
     pub location: LocationRequest,
     /// Only these; none: every variable.
     pub captures: Vec<PathExpression>,
+    /// Only hits for which this holds.
+    pub when: Option<ParsedExpr>,
     /// The package's variables too.
     pub globals: bool,
     /// The function's returns too.
@@ -86,8 +92,16 @@ pub enum PlanFailure {
         /// The address.
         address: u64,
     },
+    /// The condition can't be decided at a site.
+    #[error("--when can't be decided at {place}: {reason}")]
+    Condition {
+        /// Where.
+        place: String,
+        /// Why.
+        reason: String,
+    },
     /// Expressions need variables.
-    #[error("--capture needs debug data: {reason}")]
+    #[error("--capture and --when need debug data: {reason}")]
     NoVariables {
         /// Why there is none.
         reason: String,
@@ -126,7 +140,7 @@ fn plan_sites(
         Some(debug) => debug.as_ref(),
         None => {
             let reason = image.debug_missing.clone().unwrap_or_default();
-            if !wanted.captures.is_empty() {
+            if !wanted.captures.is_empty() || wanted.when.is_some() {
                 return Err(PlanFailure::NoVariables { reason });
             }
             warnings.push(reason);
@@ -150,7 +164,10 @@ fn plan_sites(
         plans.push(plan);
     }
     for end in &calls.ends {
-        plans.push(results::plan_end(registry, image, index, wanted, end)?);
+        let mut plan = results::plan_end(registry, image, index, wanted, end)?;
+        // Of a call that began before, nobody knows whether the condition held.
+        plan.condition = wanted.when.as_ref().map(|_| Condition::never());
+        plans.push(plan);
     }
     Ok(PlannedLocation { plans, warnings })
 }
@@ -229,7 +246,16 @@ fn plan_one(
         dictionary: dictionary.as_ref(),
         limits: wanted.limits,
     };
-    Ok(plan_site(registry, &context, &variables, &captures)?)
+    let mut plan = plan_site(registry, &context, &variables, &captures)?;
+    // A plan of arguments only stands in for one that has decided already.
+    if let Some(when) = wanted.when.as_ref().filter(|_| !wanted.arguments_only) {
+        let compiled = scope::condition(debug, package, site, context.cfa_from_sp, &variables, when);
+        plan.condition = Some(compiled.map_err(|reason| {
+            let Location { file, line, function, pc, .. } = &site.location;
+            PlanFailure::Condition { place: format!("{file}:{line} in {function} ({pc})"), reason }
+        })?);
+    }
+    Ok(plan)
 }
 
 /// CFA minus SP by the runtime's own table, for a binary without debug data.

@@ -1,12 +1,14 @@
 //! The contract between `riptrace-ebpf` and `riptrace-agent`.
 //!
 //! * [`program`]: what the agent writes into maps, for the kernel side to read: sites, windows, types, slots.
+//! * [`condition`]: what a hit must fulfil before it is captured.
 //! * [`record`]: what the kernel side writes into the ring buffer, for the agent to read.
 //! * [`limits`]: every bound that both must agree on.
 //!
 //! All types are `repr(C)`, fixed-size integers, free of padding, and their sizes are asserted at compile time. The
 //! agent refuses to run with a kernel object whose [`ABI_VERSION`] differs.
 
+pub mod condition;
 pub mod limits;
 pub mod program;
 pub mod record;

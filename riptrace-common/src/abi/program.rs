@@ -33,8 +33,9 @@ pub struct Site {
     pub root_bytes: u32,
     /// CFA (canonical frame address) minus SP at this address.
     pub cfa_from_sp: i32,
-    /// Reserved, zero.
-    pub reserved: u32,
+    /// The condition that hits must fulfil: `first op << 8 | ops` (`condition::Op`); 0: none. At a function's return: not 0
+    /// if its entry has one, so that a call that was not decided on is filtered.
+    pub condition: u32,
     /// Upper half of the first: the site's part in calls, see [`Site::call`]. The rest is reserved, zero.
     pub reserved2: [u64; 2],
 }
