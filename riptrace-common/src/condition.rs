@@ -5,7 +5,7 @@ use crate::abi::condition::{
     NOT_A_NUMBER, OP_ACCEPT, OP_ADD, OP_AND, OP_AND_NOT, OP_DIVIDE, OP_EQUAL, OP_FIND, OP_FLOAT,
     OP_FLOAT_KEY, OP_IMMEDIATE, OP_JUMP, OP_LESS, OP_LESS_EQUAL, OP_MOVE, OP_MULTIPLY, OP_NEGATE, OP_OR,
     OP_READ, OP_REMAINDER, OP_SHIFT_LEFT, OP_SHIFT_RIGHT, OP_SIGNED, OP_STORE, OP_STRING_EQUAL, OP_SUBTRACT,
-    OP_XOR, OP_ZERO_IF_NIL, Op, SMALLEST_POINTER, TARGET_ACCEPT, TARGET_FAIL,
+    OP_XOR, OP_ZERO_IF_NIL, Op, SMALLEST_POINTER, TARGET_ACCEPT, TARGET_FAIL, WORD_BIAS,
 };
 
 /// Words and memory.
@@ -57,7 +57,8 @@ pub fn step<M: Machine>(machine: &mut M, op: &Op) -> Step {
     let signed = op.flags & OP_SIGNED != 0;
     let base = machine.word(op.left);
     if code == OP_READ {
-        if base < SMALLEST_POINTER {
+        // What is linked at an address lies there whatever the bias is.
+        if base < SMALLEST_POINTER && op.left != WORD_BIAS {
             if op.flags & OP_ZERO_IF_NIL == 0 || base != 0 {
                 return Step::Go(TARGET_FAIL);
             }

@@ -82,7 +82,7 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    pub(super) fn fail<T>(&self, span: &Span, message: impl Into<String>) -> Result<T, ExprError> {
+    fn fail<T>(&self, span: &Span, message: impl Into<String>) -> Result<T, ExprError> {
         Err(ExprError::new(&self.text, span.clone(), message))
     }
 
@@ -136,7 +136,7 @@ impl Checker<'_> {
         Some(Typed { kind: TypedKind::Variable(at), ty, span: span.clone() })
     }
 
-    pub(super) fn expr(&self, expr: &Expr) -> Result<Typed, ExprError> {
+    fn expr(&self, expr: &Expr) -> Result<Typed, ExprError> {
         let span = &expr.span;
         let known = |constant: Constant, class: Class, name: &str| {
             Ok(Typed { kind: TypedKind::Constant(constant), ty: Ty::plain(class, name), span: span.clone() })
@@ -550,7 +550,7 @@ impl Checker<'_> {
                     .fail(span, format!("nil is compared with == and !=, not with {}", operator.sign()));
             }
             if !value.ty.can_be_nil() {
-                return self.fail(span, format!("a {} is never nil", value.ty.shown()));
+                return self.fail(span, format!("{} is never nil", value.ty.shown()));
             }
             return make(TypedKind::Compare(comparison, Box::new(value), Box::new(nil_side)));
         }
@@ -566,13 +566,13 @@ impl Checker<'_> {
             | (Class::Bool | Class::Pointer { .. } | Class::UnsafePointer | Class::Chan { .. }, true) => {}
             (Class::Interface { .. }, true) => {
                 return self
-                    .fail(span, format!("a {name} is compared with nil, or tested for its type: x.(T)"));
+                    .fail(span, format!("{name} is compared with nil, or tested for its type: x.(T)"));
             }
             (Class::Slice { .. } | Class::Map(_) | Class::Func, true) => {
-                return self.fail(span, format!("a {name} is compared with nil only"));
+                return self.fail(span, format!("{name} is compared with nil only"));
             }
             (Class::Struct | Class::Array { .. }, true) => {
-                return self.fail(span, format!("a {name} is compared part by part, like x.ID == 1"));
+                return self.fail(span, format!("{name} is compared part by part, like x.ID == 1"));
             }
             _ => return self.fail(span, format!("{name} has no operator {}", operator.sign())),
         }
@@ -636,6 +636,7 @@ impl Checker<'_> {
         let hint = match (&value.ty.class, &ty.class) {
             (Class::Integer { .. }, Class::Integer { .. }) => {
                 let basic = match ty.class {
+                    _ if integer_named(&ty.name).is_some() => ty.name.to_string(),
                     Class::Integer { bits, signed } => format!("{}int{bits}", if signed { "" } else { "u" }),
                     _ => String::new(),
                 };

@@ -374,7 +374,12 @@ impl Compiler<'_> {
                 let loaded = self.load(&holder, 0, bytes, signed, free, &e.span)?;
                 match e.ty.class {
                     Class::Float { bits } => {
-                        let Operand::Word { word, shift: _, .. } = loaded else { return Ok(loaded) };
+                        let word = match loaded {
+                            Operand::Word { word, .. } => word,
+                            Operand::Immediate(value) => {
+                                return Ok(Operand::Immediate(float_key(value, 64 - bits)));
+                            }
+                        };
                         self.next = free;
                         let destination = self.take(1, &e.span)?;
                         let shift = 64 - bits;

@@ -44,7 +44,8 @@ impl fmt::Display for ExprError {
         let (before, after) = (if from > 0 { "…" } else { "" }, if to < shown.len() { "…" } else { "" });
         let blanks = " ".repeat(start - from + before.chars().count());
         let carets = "^".repeat(end.min(to).saturating_sub(start).max(1));
-        write!(formatter, "{}\n    {before}{text}{after}\n    {blanks}{carets}", self.message)
+        let line = format!("    {before}{text}{after}");
+        write!(formatter, "{}\n{}\n    {blanks}{carets}", self.message, line.trim_end())
     }
 }
 

@@ -138,19 +138,6 @@ pub enum TextTest {
 }
 
 impl Typed {
-    #[allow(dead_code)]
-    pub(super) fn is_place(&self) -> bool {
-        matches!(
-            self.kind,
-            TypedKind::Variable(_)
-                | TypedKind::Part(..)
-                | TypedKind::Dereference(_)
-                | TypedKind::Element { .. }
-                | TypedKind::Assert(..)
-                | TypedKind::MapValue { .. }
-        )
-    }
-
     pub(super) fn constant(&self) -> Option<&Constant> {
         match &self.kind {
             TypedKind::Constant(constant) => Some(constant),

@@ -56,7 +56,8 @@ pub const OP_SHIFT_RIGHT: u8 = 11;
 /// Destination: an integer whose signed order is that of the float in the left operand (32 or 64 bits wide);
 /// [`NOT_A_NUMBER`] for a NaN.
 pub const OP_FLOAT_KEY: u8 = 12;
-/// Destination: the bytes at left + immediate. Left below [`SMALLEST_POINTER`], or a fault: the hit fails.
+/// Destination: the bytes at left + immediate. Left below [`SMALLEST_POINTER`] (but for [`WORD_BIAS`]), or a fault: the hit
+/// fails.
 pub const OP_READ: u8 = 13;
 /// Goes to the target.
 pub const OP_JUMP: u8 = 14;

@@ -171,13 +171,13 @@ impl Compiler<'_> {
                 Ok(Operand::Word { word: destination, shift: 0, signed })
             }
             Holder::Pieces { variable, offset } => {
-                self.from_pieces(variable, offset, bytes, shift, signed, free, span)
+                self.load_pieces(variable, offset, bytes, shift, signed, free, span)
             }
         }
     }
 
     #[expect(clippy::too_many_arguments, reason = "what the place is, and what is wanted of it")]
-    fn from_pieces(
+    fn load_pieces(
         &mut self,
         variable: usize,
         offset: u64,
