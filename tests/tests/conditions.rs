@@ -109,10 +109,12 @@ fn run(version: &Version, mode: Mode) {
             captures: vec![PathExpression::parse("i").unwrap()],
             when: Some(ParsedExpr::parse(expression.ours).unwrap_or_else(|error| panic!("{error}"))),
             globals: false,
+            returns: false,
+            arguments_only: false,
             limits: CaptureLimits::default(),
         };
         match planner.plan(image, &wanted) {
-            Ok(found) => planned.push((number, found.plans)),
+            Ok(found) => planned.push((number, wanted, found.plans)),
             Err(error) => {
                 let _ = writeln!(refused, "{error}");
             }
@@ -121,7 +123,7 @@ fn run(version: &Version, mode: Mode) {
     assert!(refused.is_empty(), "{title}: refused:\n{refused}");
     let mut tracer = Tracer::start(Kernel::load(&options).unwrap(), planner).unwrap();
     let mut armed = Vec::new();
-    for (number, plans) in planned {
+    for (number, wanted, plans) in planned {
         let request = Request {
             id: Arc::from(number.to_string()),
             requested: expressions[number].ours.to_owned(),
@@ -134,6 +136,9 @@ fn run(version: &Version, mode: Mode) {
             limit: 0,
             limit_with: None,
             stack_frames: 0,
+            sample: 1.0,
+            dry_run: false,
+            wanted,
             warnings: Vec::new(),
         };
         armed.push((number, tracer.arm(request).unwrap().0));

@@ -25,6 +25,7 @@ fn each_step_captures_less() {
     let wanted = Wanted {
         location: LocationRequest::Function { name: "main.Framed".into() },
         captures: Vec::new(),
+        when: None,
         globals: true,
         arguments_only: false,
         returns: false,
