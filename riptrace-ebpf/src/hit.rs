@@ -13,7 +13,7 @@ use riptrace_common::abi::{
 
 use crate::{
     calls, condition,
-    emit::{self, Outcomes},
+    emit::{self, Handed, Outcomes},
     gate, goroutine,
     maps::{IMAGES, REDUCED, SITES, Scratch, TRACEPOINTS},
     raw, regs, root, scratch, stack, walk,
@@ -86,7 +86,8 @@ pub(crate) fn run(context: *mut pt_regs) {
     };
 
     let hit = Hit { site: index, ktime_ns, pid_tgid, cpu };
-    let emitted = if let Some(scratch) = scratch::acquire(cpu) {
+    let mut handed = Handed { emitted: false, seq: 0 };
+    if let Some(scratch) = scratch::acquire(cpu) {
         // SAFETY: acquired above, released below.
         unsafe {
             let captured = capture(context, scratch, site, tracepoint, hit);
@@ -94,31 +95,34 @@ pub(crate) fn run(context: *mut pt_regs) {
                 let header = scratch::header(scratch);
                 (*header).flags |= calls::note(scratch, &end);
             }
-            let emitted = captured != 0 && emit::record(scratch, site.tracepoint, captured);
-            if emitted && call == CALL_ENTRY {
+            if captured != 0 {
+                handed = emit::record(scratch, site.tracepoint, captured);
+            }
+            if handed.emitted && call == CALL_ENTRY {
                 calls::open(scratch);
             }
             scratch::release(scratch);
-            if emitted {
+            if handed.emitted {
                 outcomes.emitted();
             } else if captured == 0 {
                 outcomes.failed();
             } else {
                 outcomes.dropped();
             }
-            emitted
         }
     } else {
         outcomes.dropped();
-        false
-    };
-    if !emitted {
+    }
+    if !handed.emitted {
         gate::give_slot_back(site.tracepoint, tracepoint);
         if call == CALL_ENTRY {
             calls::rejected(site.tracepoint);
         }
     }
-    outcomes.ran(site.tracepoint, raw::ktime_ns().wrapping_sub(ktime_ns));
+    let times = emit::timed(handed.seq);
+    if times != 0 {
+        outcomes.ran(site.tracepoint, raw::ktime_ns().wrapping_sub(ktime_ns), times);
+    }
 }
 
 /// Whether the hit is captured, and by which plan; if not, its outcome is counted. `entered`: it is the return of a call

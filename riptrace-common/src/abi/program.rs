@@ -406,7 +406,8 @@ pub struct Counters {
     pub dropped: u64,
     /// The capture could not be made (a map entry was missing, the root chunk could not be filled).
     pub failed: u64,
-    /// Nanoseconds that the kernel side ran for this tracepoint's hits, from the moment that it decided to capture. What
+    /// Nanoseconds that the kernel side ran for this tracepoint's hits, from the moment that it decided to capture. Exact
+    /// for a tracepoint's first records; of later ones every 16th is timed and counts for all 16. What
     /// a filtered or throttled hit costs is the trap alone (and 50 to 90 ns, less than measuring it would add).
     pub run_ns: u64,
     /// Throttled hits that would have been captured but for `TRACEPOINT_DRY_RUN`.
