@@ -42,7 +42,9 @@ impl Outcomes {
         if let Some(costs) = COSTS.get_ptr_mut(tracepoint) {
             let bucket = raw::mask::<{ COST_BUCKETS as i32 - 1 }>(cost_bucket(ns) as u64);
             // SAFETY: a valid map value, and the masked index is within it.
-            unsafe { raw::atomic_add_u32((&raw mut (*costs).hits).cast::<u32>().add(bucket as usize), times) };
+            unsafe {
+                raw::atomic_add_u32((&raw mut (*costs).hits).cast::<u32>().add(bucket as usize), times)
+            };
         }
     }
 }

@@ -199,7 +199,7 @@ unsafe fn capture(
             }
         }
 
-        walk::follow(scratch);
+        walk::follow(scratch, site);
         stack::append(scratch, tracepoint.stack_frames);
 
         let stack_offset = (*walk).used;

@@ -14,7 +14,7 @@ use riptrace_common::abi::{
     limits,
     program::{
         CallSet, CallState, Costs, Counters, Dynamic, DynamicKey, Image, ProcessKey, Site, Slot, State,
-        Tracepoint, Type, Window,
+        Table, Tracepoint, Type, Window,
     },
 };
 
@@ -42,6 +42,8 @@ pub(crate) static WINDOWS: Array<Window> = Array::with_max_entries(limits::MAX_W
 pub(crate) static TYPES: Array<Type> = Array::with_max_entries(limits::MAX_TYPES, 0);
 #[map]
 pub(crate) static SLOTS: Array<Slot> = Array::with_max_entries(limits::MAX_SLOTS, 0);
+#[map]
+pub(crate) static TABLES: Array<Table> = Array::with_max_entries(limits::MAX_TABLES, 0);
 #[map]
 pub(crate) static IMAGES: Array<Image> = Array::with_max_entries(limits::MAX_IMAGES, 0);
 #[map]
@@ -101,6 +103,10 @@ pub(crate) struct Scratch {
     /// Offsets of the chunks that have something to follow, in the order in which they are scanned.
     pub(crate) queue: [u32; QUEUE],
     pub(crate) torn: [u32; limits::MAX_TORN_CHECKS as usize],
+    /// Where the data of what the table's operations copied begins, by `TableOp::from`; 0: nothing was copied.
+    pub(crate) places: [u32; PLACES],
+    /// The only slot of the types that its interface operations found, plus one; 0: none.
+    pub(crate) held_slots: [u32; PLACES],
     /// A copy of the target's `g`, or of what is compared with a chunk.
     pub(crate) object: [u8; OBJECT_BYTES],
     /// A piece of the target's stack while its frames are walked.
@@ -156,6 +162,8 @@ pub(crate) struct Text {
 pub(crate) const VISITED: usize = 512;
 /// Chunks with something to follow. The smallest such chunk takes 32 bytes, so a record can't hold more.
 pub(crate) const QUEUE: usize = 2048;
+/// A power of two above `TABLE_OPS`.
+pub(crate) const PLACES: usize = 32;
 pub(crate) const OBJECT_BYTES: usize = 1024;
 pub(crate) const STACK_BYTES: usize = 2048;
 
@@ -206,6 +214,13 @@ pub(crate) struct Walk {
     pub(crate) windows: u32,
     pub(crate) window_faults: u32,
     pub(crate) root_type: u32,
+    pub(crate) root_bytes: u32,
+    /// The site's table (`Site::table_plus_one` and what follows it).
+    pub(crate) table_plus_one: u32,
+    pub(crate) table_ops: u32,
+    pub(crate) first_walked_slot: u32,
+    /// Where the root chunk ends.
+    pub(crate) root_end: u32,
     /// The chunk that is scanned: where its data begins, how long it is, and its type.
     pub(crate) data: u32,
     pub(crate) bytes: u32,

@@ -100,6 +100,11 @@ pub(crate) unsafe fn begin(
         (*walk).windows = site.windows;
         (*walk).window_faults = 0;
         (*walk).root_type = site.root_type;
+        (*walk).root_bytes = root_bytes;
+        (*walk).root_end = used;
+        (*walk).table_plus_one = site.table_plus_one;
+        (*walk).table_ops = site.table_ops.into();
+        (*walk).first_walked_slot = site.first_walked_slot.into();
         (*walk).pending_type = 0;
         (*walk).image = site.image;
         (*walk).hit = (*walk).hit.wrapping_add(1);

@@ -8,19 +8,19 @@ use riptrace_common::abi::{
     program::{
         ACTION_DICTIONARY, ACTION_EMPTY_INTERFACE, ACTION_FOLLOW, ACTION_FUNC, ACTION_INTERFACE,
         COUNT_MASK_PLUS_ONE, COUNT_OLD_BUCKETS, COUNT_ONE, COUNT_ONE_IF_ZERO, COUNT_POWER_OF_TWO, COUNT_WORD,
-        DYNAMIC_CODE, DYNAMIC_FOLLOW, DYNAMIC_FUNC, DYNAMIC_TYPE, DynamicKey, LIMIT_ITEMS, LIMIT_STRING,
-        Slot, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_UNKNOWN,
+        DYNAMIC_CODE, DYNAMIC_FOLLOW, DYNAMIC_FUNC, DYNAMIC_ITAB, DYNAMIC_TYPE, DynamicKey, LIMIT_ITEMS,
+        LIMIT_STRING, NO_SLOT, Site, Slot, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_UNKNOWN,
     },
     record::{Chunk, FLAG_STEPS_EXHAUSTED},
 };
 
 use crate::{
-    chunk::{Ask, CHUNK_BYTES, SMALLEST_POINTER, append, check_torn, enqueue, visited},
+    chunk::{Ask, CHUNK_BYTES, SMALLEST_POINTER, append, check_torn, visited},
     fetch,
     maps::{DYNAMIC, QUEUE, SLOTS, Scratch, TYPES},
     raw,
-    root::ROOT_CHUNK,
-    scratch,
+    root::ROOT_DATA,
+    scratch, table,
 };
 
 pub(crate) struct Context {
@@ -38,10 +38,21 @@ extern "C" fn riptrace_follow(scratch: *mut Scratch) -> i64 {
     unsafe {
         let walk = &raw mut (*scratch).walk;
         let Some(root) = TYPES.get((*walk).root_type) else { return 0 };
-        if root.slots == 0 {
+        // The root chunk comes first, from the first slot on that no table stood for.
+        let first = (*walk).first_walked_slot;
+        let done = first >= root.slots;
+        if done && (*walk).queue_write == 0 {
             return 0;
         }
-        enqueue(scratch, ROOT_CHUNK);
+        (*walk).data = ROOT_DATA;
+        (*walk).bytes = (*walk).root_bytes;
+        (*walk).depth = 0;
+        (*walk).element_bytes = (*walk).root_bytes;
+        (*walk).first_slot = root.first_slot;
+        (*walk).slots = root.slots;
+        (*walk).element = if done { (*walk).root_bytes } else { 0 };
+        (*walk).slot = first;
+        (*walk).repetition = 0;
         // Taken back by the step that finds nothing more to do.
         (*walk).flags |= FLAG_STEPS_EXHAUSTED;
         let mut context = Context { scratch };
@@ -58,8 +69,18 @@ extern "C" fn riptrace_follow(scratch: *mut Scratch) -> i64 {
 /// # Safety
 /// The root chunk is complete.
 #[inline(always)]
-pub(crate) unsafe fn follow(scratch: *mut Scratch) {
-    riptrace_follow(scratch);
+pub(crate) unsafe fn follow(scratch: *mut Scratch, site: &Site) {
+    // SAFETY: the caller's.
+    unsafe {
+        let done = if site.table_plus_one == 0 {
+            site.first_walked_slot == NO_SLOT
+        } else {
+            table::run_all(scratch)
+        };
+        if !done {
+            riptrace_follow(scratch);
+        }
+    }
 }
 
 /// One visit of one slot. Gives 1 when there is nothing more to do.
@@ -74,6 +95,7 @@ unsafe extern "C" fn step(_index: u64, context: *mut Context) -> i64 {
         let mut dynamic_data = (*walk).pending_data;
         let mut dynamic_depth = (*walk).pending_depth;
         let mut dynamic_deeper = 1;
+        let mut dynamic_kind = DYNAMIC_TYPE;
         let mut function = 0u64;
         let mut function_depth = 0u32;
         let mut function_may_follow = true;
@@ -143,38 +165,45 @@ unsafe extern "C" fn step(_index: u64, context: *mut Context) -> i64 {
                     dynamic_type = fetch::word(word.wrapping_add(8 * u64::from(slot.max_count)));
                     dynamic_deeper = u32::from(slot.deeper);
                 } else if slot.action == ACTION_INTERFACE {
-                    let seen = visited(scratch, word, TYPE_ITAB);
-                    if (*seen).hit == (*walk).hit
-                        && (*seen).address == word
-                        && (*seen).type_index == TYPE_ITAB
-                    {
-                        dynamic_type = (*seen).value;
-                    } else {
-                        (*walk).pending_data = dynamic_data;
-                        (*walk).pending_depth = depth;
-                        ask = Ask { address: word.wrapping_add(8), ..Ask::one(word, TYPE_ITAB, depth) };
-                    }
+                    dynamic_type = word;
+                    dynamic_kind = DYNAMIC_ITAB;
                 }
             }
         }
 
-        // The data word of a type without bytes, or the value itself, leads nowhere.
-        if dynamic_type != 0
-            && dynamic_data >= SMALLEST_POINTER
-            && dynamic_depth + dynamic_deeper <= (*walk).max_depth
-        {
+        if dynamic_type != 0 {
+            // The data word of a type without bytes, or the value itself, leads nowhere.
+            let leads_on =
+                dynamic_data >= SMALLEST_POINTER && dynamic_depth + dynamic_deeper <= (*walk).max_depth;
+            if !leads_on && dynamic_kind == DYNAMIC_TYPE {
+                return 0;
+            }
             let key = DynamicKey {
                 link_address: dynamic_type.wrapping_sub((*walk).bias),
                 image: (*walk).image,
-                kind: DYNAMIC_TYPE,
+                kind: dynamic_kind,
             };
             if let Some(dynamic) = DYNAMIC.get_ptr(&key) {
+                if !leads_on {
+                    return 0;
+                }
                 if (*dynamic).how == DYNAMIC_FOLLOW {
                     ask = Ask::one(dynamic_data, (*dynamic).target, dynamic_depth + dynamic_deeper);
                 } else if (*dynamic).how == DYNAMIC_FUNC {
                     function = dynamic_data;
                     function_depth = dynamic_depth + dynamic_deeper;
                 }
+            } else if dynamic_kind == DYNAMIC_ITAB {
+                // Made while the program runs, or not in the plan: the itab says the type, which the next step takes.
+                let itab = dynamic_type;
+                (*walk).pending_data = dynamic_data;
+                (*walk).pending_depth = dynamic_depth;
+                let seen = visited(scratch, itab, TYPE_ITAB);
+                if (*seen).hit == (*walk).hit && (*seen).address == itab && (*seen).type_index == TYPE_ITAB {
+                    (*walk).pending_type = (*seen).value;
+                    return 0;
+                }
+                ask = Ask { address: itab.wrapping_add(8), ..Ask::one(itab, TYPE_ITAB, dynamic_depth) };
             } else if let Some(bytes) = indirect_bytes(scratch, dynamic_type) {
                 ask = Ask {
                     count: bytes,

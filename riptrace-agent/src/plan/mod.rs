@@ -18,6 +18,7 @@ pub mod returns;
 mod root;
 pub mod sites;
 pub mod stripped;
+pub(crate) mod table;
 pub mod types;
 
 pub(crate) use self::{place::place_text, root::general_register};

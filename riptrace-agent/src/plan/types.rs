@@ -13,8 +13,8 @@ use std::{
 use riptrace_common::abi::{
     limits::{FIRST_ROOT_SLOT, FIRST_ROOT_TYPE, MAX_DYNAMIC_TYPES, MAX_SLOTS_PER_TYPE},
     program::{
-        DYNAMIC_CODE, DYNAMIC_FOLLOW, DYNAMIC_FUNC, DYNAMIC_NOTHING, DYNAMIC_TYPE, Dynamic, DynamicKey, Slot,
-        TYPE_BYTES, TYPE_FIRST, TYPE_TORN_CHECK, Type,
+        DYNAMIC_CODE, DYNAMIC_FOLLOW, DYNAMIC_FUNC, DYNAMIC_ITAB, DYNAMIC_NOTHING, DYNAMIC_TYPE, Dynamic,
+        DynamicKey, Slot, TYPE_BYTES, TYPE_FIRST, TYPE_TORN_CHECK, Type,
     },
 };
 
@@ -153,6 +153,8 @@ struct Image {
     dynamic_levels: u32,
     /// Types and closures in `DYNAMIC`; `Some`: the index that they lead to.
     dynamic: HashMap<(u32, u64), Option<u32>>,
+    /// What the runtime types among them lead to.
+    how: HashMap<u64, Dynamic>,
 }
 
 impl TypeRegistry {
@@ -309,6 +311,16 @@ impl TypeRegistry {
         Ok(taken)
     }
 
+    /// Tells the kernel which runtime type an itab of the binary names, so that it need not read the itab. Without
+    /// effect unless what the type leads to is known.
+    pub fn add_itab(&mut self, image: u32, itab: u64, runtime_type: u64) {
+        let known = self.images.get(&image).and_then(|known| known.how.get(&runtime_type).copied());
+        if let Some(Dynamic { how, target }) = known {
+            let target = (how == DYNAMIC_FOLLOW).then_some(target);
+            self.put_dynamic(image, DYNAMIC_ITAB, itab, how, target);
+        }
+    }
+
     /// Tells the kernel what closure objects of the function that is entered at `code_address` hold.
     pub fn add_closure(
         &mut self,
@@ -358,7 +370,11 @@ impl TypeRegistry {
             && known.dynamic.insert((kind, link_address), target).is_none()
         {
             let key = DynamicKey { link_address, image, kind };
-            self.pending.dynamic.push((key, Dynamic { target: target.unwrap_or(TYPE_BYTES), how }));
+            let value = Dynamic { target: target.unwrap_or(TYPE_BYTES), how };
+            if kind == DYNAMIC_TYPE {
+                known.how.insert(link_address, value);
+            }
+            self.pending.dynamic.push((key, value));
         }
     }
 

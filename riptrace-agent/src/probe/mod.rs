@@ -19,12 +19,16 @@ use riptrace_common::abi::{
         CALL_ENTRY, CALL_GOEXIT, CALL_NONE, CALL_RECOVERY, CALL_RETURN, CallState, Costs, Counters, Dynamic,
         DynamicKey, Image, NO_REDUCED_SITE, ProcessKey, SITE_ENABLED, SITE_HAS_CFA, Site, Slot, State,
         TRACEPOINT_ENABLED, TRACEPOINT_PROCESS_SET, TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_UNKNOWN,
-        Tracepoint, Type, Window,
+        Table, Tracepoint, Type, Window,
     },
 };
 
 use crate::{
-    plan::{CallRole, SitePlan, types::Upload},
+    plan::{
+        CallRole, SitePlan,
+        table::{Tabled, Uploaded},
+        types::Upload,
+    },
     ring::RingReader,
 };
 
@@ -65,6 +69,8 @@ pub struct KernelOptions {
     /// Calls of functions whose returns are traced that can be open at the same time; a power of two, 8 to 65536. Past it
     /// the oldest are given up. Each takes 64 bytes.
     pub open_calls: u32,
+    /// Sites copy what their plans know beforehand without a scan (`abi::program::Table`); false for tests.
+    pub use_tables: bool,
     /// What the verifier is asked to say.
     pub verifier_log: VerifierLogLevel,
 }
@@ -78,6 +84,7 @@ impl Default for KernelOptions {
             task_fsbase_offset: None,
             max_tracepoints: limits::MAX_TRACEPOINTS,
             open_calls: 8,
+            use_tables: true,
             verifier_log: load::DEFAULT_VERIFIER_LOG,
         }
     }
@@ -131,10 +138,13 @@ pub struct Kernel {
     slots: Array<MapData, Slot>,
     conditions: Array<MapData, Op>,
     constants: Array<MapData, Block>,
+    tables: Array<MapData, Table>,
     images: Array<MapData, Image>,
     dynamic: BpfHashMap<MapData, DynamicKey, Dynamic>,
     processes: BpfHashMap<MapData, ProcessKey, u8>,
     registry: Registry,
+    uploaded: Uploaded,
+    use_tables: bool,
     tracepoint_entries: BTreeMap<u32, TracepointEntry>,
     attachments: HashMap<AttachmentId, attach::Attachment>,
     next_attachment: u64,
@@ -172,6 +182,7 @@ impl Kernel {
             slots: array(&mut ebpf, "SLOTS")?,
             conditions: array(&mut ebpf, "CONDITIONS")?,
             constants: array(&mut ebpf, "CONSTANTS")?,
+            tables: array(&mut ebpf, "TABLES")?,
             images: array(&mut ebpf, "IMAGES")?,
             dynamic: take(&mut ebpf, "DYNAMIC")?.try_into().map_err(|error| bad_map("DYNAMIC", &error))?,
             processes: take(&mut ebpf, "PROCESSES")?
@@ -181,6 +192,8 @@ impl Kernel {
             multi,
             multi_process_scope,
             registry: Registry::new(options.max_tracepoints),
+            uploaded: Uploaded::default(),
+            use_tables: options.use_tables,
             tracepoint_entries: BTreeMap::new(),
             attachments: HashMap::new(),
             next_attachment: 0,
@@ -209,12 +222,10 @@ impl Kernel {
     /// The types that every kernel side knows (abi/program.rs).
     fn write_builtin_types(&mut self) -> Result<(), ProbeError> {
         let plain = |bytes| Type { bytes, ..Type::default() };
-        map::write(
-            &self.types,
-            "TYPES",
-            &[TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_UNKNOWN, TYPE_ITAB],
-            &[plain(1), plain(8), plain(1), plain(8)],
-        )
+        let indexes = [TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_UNKNOWN, TYPE_ITAB];
+        let types = [plain(1), plain(8), plain(1), plain(8)];
+        self.uploaded.add(&Upload { types: indexes.into_iter().zip(types).collect(), ..Upload::default() });
+        map::write(&self.types, "TYPES", &indexes, &types)
     }
 
     /// Tells the kernel side about an executable. The index names it in sites and in `DynamicKey`.
@@ -237,6 +248,7 @@ impl Kernel {
         if let Some(&(index, _)) = upload.slots.iter().find(|(index, _)| *index >= limits::FIRST_ROOT_SLOT) {
             return Err(ProbeError::Full { what: "slots", wanted: index, capacity: limits::FIRST_ROOT_SLOT });
         }
+        self.uploaded.add(upload);
         // A type is reachable only through a slot or a dynamic entry, so what is pointed at is written first.
         let (keys, values): (Vec<_>, Vec<_>) = upload.slots.iter().copied().unzip();
         map::write(&self.slots, "SLOTS", &keys, &values)?;
@@ -387,6 +399,7 @@ impl Kernel {
                 first_slot,
                 slots,
                 condition,
+                table: None,
             };
             handles.push(SiteHandle { index, generation });
         }
@@ -403,7 +416,10 @@ impl Kernel {
         let mut windows = (Vec::new(), Vec::new());
         let mut slots = (Vec::new(), Vec::new());
         let mut types = (Vec::new(), Vec::new());
+        let mut tables = (Vec::new(), Vec::new());
         let mut sites = (Vec::new(), Vec::new());
+        let max_depth =
+            self.tracepoint_entries.get(&tracepoint).map_or(0, |entry| entry.tracepoint.max_depth);
         for (plan, handle) in plans.iter().zip(handles) {
             let entry = self.registry.site_entries[handle.index as usize];
             windows.0.extend(entry.first_window..entry.first_window + entry.windows);
@@ -414,7 +430,24 @@ impl Kernel {
                 map::write(&self.conditions, "CONDITIONS", &ops.0, &ops.1)?;
             }
             slots.0.extend(entry.first_slot..entry.first_slot + entry.slots);
-            slots.1.extend_from_slice(&plan.root_slots);
+            let mut tabled = Tabled::walked(&plan.root_slots);
+            let mut table = None;
+            if self.use_tables {
+                let with_table = Tabled::new(&plan.root_slots, &self.uploaded, max_depth);
+                // More sites than there are tables: the others are walked, which gives the same records.
+                if with_table.ops != 0
+                    && let Ok(index) = self.registry.tables.allocate()
+                {
+                    self.registry.site_entries[handle.index as usize].table = Some(index);
+                    tables.0.push(index);
+                    tables.1.push(with_table.table);
+                    table = Some(index);
+                    tabled = with_table;
+                } else if with_table.ops == 0 {
+                    tabled = with_table;
+                }
+            }
+            slots.1.extend_from_slice(&tabled.root_slots);
             let root_type = limits::FIRST_ROOT_TYPE + handle.index;
             types.0.push(root_type);
             types.1.push(Type {
@@ -436,7 +469,10 @@ impl Kernel {
                 root_bytes: plan.root_bytes,
                 cfa_from_sp: plan.cfa_from_sp.unwrap_or(0),
                 condition: entry.condition.site_word(),
-                reserved2: [0; 2],
+                reserved2: [0; 1],
+                table_plus_one: table.map_or(0, |index| index + 1),
+                table_ops: if table.is_some() { tabled.ops } else { 0 },
+                first_walked_slot: tabled.first_walked_slot,
             };
             let call = match plan.call {
                 CallRole::None => CALL_NONE,
@@ -448,6 +484,7 @@ impl Kernel {
             site.set_call(call, plan.needs_entry);
             sites.1.push(site);
         }
+        map::write(&self.tables, "TABLES", &tables.0, &tables.1)?;
         map::write(&self.windows, "WINDOWS", &windows.0, &windows.1)?;
         map::write(&self.slots, "SLOTS", &slots.0, &slots.1)?;
         map::write(&self.types, "TYPES", &types.0, &types.1)?;
@@ -488,6 +525,9 @@ impl Kernel {
         self.registry.conditions.release(entry.condition);
         self.registry.windows.release(entry.first_window, entry.windows);
         self.registry.root_slots.release(entry.first_slot, entry.slots);
+        if let Some(table) = entry.table.take() {
+            self.registry.tables.release(table);
+        }
         self.registry.sites.release(handle.index);
         if let Some(entry) = self.tracepoint_entries.get_mut(&tracepoint) {
             entry.sites.retain(|site| *site != handle);

@@ -104,6 +104,8 @@ pub(super) struct SiteEntry {
     pub(super) first_slot: u32,
     pub(super) slots: u32,
     pub(super) condition: ConditionEntry,
+    /// Index into `TABLES`.
+    pub(super) table: Option<u32>,
 }
 
 /// Where a site's condition lies in `CONDITIONS` and `CONSTANTS`.
@@ -181,6 +183,7 @@ pub(super) struct Registry {
     pub(super) windows: Ranges,
     pub(super) root_slots: Ranges,
     pub(super) conditions: Conditions,
+    pub(super) tables: Indices,
 }
 
 impl Registry {
@@ -196,6 +199,7 @@ impl Registry {
                 ops: Ranges::new("steps of conditions", 0, MAX_CONDITION_OPS),
                 blocks: Ranges::new("constants of conditions", 0, MAX_BLOCKS),
             },
+            tables: Indices::new("tables", limits::MAX_TABLES),
         }
     }
 }

@@ -345,16 +345,27 @@ fn preload(
         }
     }
     let mut candidates = Vec::new();
+    let mut named = Vec::new();
     if !names.is_empty() {
         let itabs = image.executable.itabs();
         let implementing = itabs.iter().filter(|itab| names.contains(itab.interface.as_str()));
-        candidates.extend(implementing.filter_map(|itab| debug.type_named(&itab.concrete)));
+        for itab in implementing {
+            let Some(ty) = debug.type_named(&itab.concrete) else { continue };
+            candidates.push(ty);
+            if let Some(runtime_type) = debug.get(ty).runtime_type {
+                named.push((itab.link_address, runtime_type));
+            }
+        }
     }
     if any {
         candidates.extend(COMMON_DYNAMIC_TYPES.iter().filter_map(|name| debug.type_named(name)));
         candidates.extend(debug.runtime_types().map(|(_, ty)| ty).take(MAX_ANY_TYPES));
     }
-    registry.preload(index, debug, candidates, MAX_PRELOADED_TYPES).map(drop)
+    registry.preload(index, debug, candidates, MAX_PRELOADED_TYPES)?;
+    for (itab, runtime_type) in named {
+        registry.add_itab(index, itab, runtime_type);
+    }
+    Ok(())
 }
 
 /// Compiles the real types that the dictionaries of the plans' generic functions name: every instantiation has one, and

@@ -224,7 +224,7 @@ fn a_map_header_is_checked_for_change() {
     assert_eq!((word(header, 0), chunk.flags), (3, 0));
 }
 
-fn interface(word: u32, data: u32, action: u8) -> Slot {
+pub(crate) fn interface(word: u32, data: u32, action: u8) -> Slot {
     Slot {
         word,
         count: data,

@@ -1,21 +1,17 @@
 //! What a hit costs beside a uprobe with an empty program at the same instruction. A measurement, not a check:
 //! `cargo test --release -p riptrace-agent --test kernel -- --ignored --nocapture cost`.
 
-use std::{
-    ffi::CString,
-    io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    os::unix::ffi::OsStrExt as _,
-    path::Path,
-};
-
 use riptrace_agent::{
-    plan::SitePlan,
+    plan::{SitePlan, types::Upload},
     probe::{KernelOptions, Scope},
 };
-use riptrace_common::abi::program::{TYPE_FIRST, Tracepoint, WINDOW_STACK, Window, register};
+use riptrace_common::abi::program::{
+    ACTION_INTERFACE, DYNAMIC_FOLLOW, DYNAMIC_ITAB, DYNAMIC_TYPE, Dynamic, DynamicKey, TYPE_FIRST,
+    Tracepoint, WINDOW_STACK, Window, register,
+};
 
 use super::{
+    capture::interface,
     session::{Session, TypePlan, pointer, site, slice, string, tracepoint, with_windows},
     target::{Build, Target},
 };
@@ -23,6 +19,10 @@ use super::{
 /// Few enough that some rounds see no other task, even on a busy machine.
 const CALLS: u32 = 4_000;
 const ROUNDS: usize = 101;
+/// Rows before those of the kernel side.
+const BARE: usize = 5;
+
+mod bare;
 
 #[test]
 #[ignore = "a measurement"]
@@ -30,6 +30,16 @@ fn cost_of_a_hit() {
     let mut target = Target::start(Build::Static);
     let (path, pid) = (target.path.clone(), target.pid());
     let entry = || site(&target, "main.Framed", vec![]);
+    let five = site(
+        &target,
+        "main.Five",
+        vec![
+            string(register::RBX, register::RCX),
+            slice(register::RDI, register::RSI, TYPE_FIRST + 2),
+            pointer(register::R9, TYPE_FIRST + 1),
+            interface(register::R10, register::R11, ACTION_INTERFACE),
+        ],
+    );
     let windows = vec![Window { base: WINDOW_STACK, offset: 0, root_offset: 168, bytes: 512, reserved: 0 }];
     let followed = vec![
         string(register::RAX, register::RBX),
@@ -39,12 +49,16 @@ fn cost_of_a_hit() {
     let node =
         TypePlan { bytes: 32, slots: vec![string(0, 8), pointer(16, TYPE_FIRST + 1)], ..TypePlan::default() };
     let element = TypePlan { bytes: 16, slots: vec![string(0, 8)], ..TypePlan::default() };
-    let types = [element, node];
+    let number = TypePlan { bytes: 8, ..TypePlan::default() };
+    let failure = TypePlan { bytes: 16, slots: vec![string(0, 8)], ..TypePlan::default() };
+    let types = [element, node, number, failure];
     let other_process = Tracepoint { tgid: 1, ..tracepoint() };
     let shallow = Tracepoint { max_depth: 1, ..tracepoint() };
     let with_stack = Tracepoint { stack_frames: 16, ..tracepoint() };
     let throttled = Tracepoint { rate_per_second: 1, ..tracepoint() };
+    let call = |name: &str| if name.contains("five") { "Five" } else { "Framed" };
     let cases: Vec<(&str, Tracepoint, SitePlan)> = vec![
+        ("five locals: 1 level", shallow, five),
         ("other process: filtered", other_process, entry()),
         ("past the rate: throttled", throttled, entry()),
         ("registers", tracepoint(), entry()),
@@ -54,25 +68,35 @@ fn cost_of_a_hit() {
         ("the same: 4 levels", tracepoint(), SitePlan { root_slots: followed, ..entry() }),
     ];
     let offset = entry().file_offset;
+    let five_offset = cases[0].2.file_offset;
+    let image = target.image();
     let mut sessions = Vec::new();
     for (_, tracepoint, _) in &cases {
         let Some(mut session) = Session::with(&KernelOptions::default(), &target, tracepoint, &[]) else {
             return;
         };
         session.upload(&types);
+        session.kernel.upload(&held(&target, session.image)).expect("an upload");
         sessions.push(session);
     }
-    let mut samples: Vec<Vec<f64>> = vec![Vec::new(); cases.len() + 2];
+    let mut samples: Vec<Vec<f64>> = vec![Vec::new(); cases.len() + BARE];
     let mut bytes = vec![0u32; cases.len()];
     for _ in 0..ROUNDS {
-        let mut measure = || target.call("Framed", CALLS, 1) as f64 / f64::from(CALLS);
-        samples[0].push(measure());
-        let link = empty_uprobe(&path, pid, offset).expect("an empty program");
-        samples[1].push(measure());
+        let mut measure = |name: &str| target.call(name, CALLS, 1) as f64 / f64::from(CALLS);
+        samples[0].push(measure("Framed"));
+        let link = bare::empty(&path, pid, offset).expect("an empty program");
+        samples[1].push(measure("Framed"));
         drop(link);
-        for (index, (session, (_, _, plan))) in sessions.iter_mut().zip(&cases).enumerate() {
+        samples[2].push(measure("Five"));
+        let link = bare::empty(&path, pid, five_offset).expect("an empty program");
+        samples[3].push(measure("Five"));
+        drop(link);
+        let link = bare::straight_line(&path, pid, five_offset, &image).expect("a program by hand");
+        samples[4].push(measure("Five"));
+        drop(link);
+        for (index, (session, (name, _, plan))) in sessions.iter_mut().zip(&cases).enumerate() {
             let (sites, attachment) = session.arm_in(&path, std::slice::from_ref(plan), Scope::Process(pid));
-            samples[2 + index].push(measure());
+            samples[BARE + index].push(measure(call(name)));
             session.kernel.detach(attachment).expect("detached");
             session.kernel.remove_sites(&sites).expect("removed");
             // The ring has room for a round; a busy reader on the same machine would be measured as well.
@@ -90,53 +114,31 @@ fn cost_of_a_hit() {
             samples[samples.len() / 2]
         })
         .collect();
-    let names = ["no probe", "empty program"].into_iter().chain(cases.iter().map(|(name, _, _)| *name));
+    let names =
+        ["no probe", "empty program", "five: no probe", "five: empty program", "five: straight-line program"]
+            .into_iter()
+            .chain(cases.iter().map(|(name, _, _)| *name));
     println!("{:34} {:>8} {:>6} {:>8} {:>6} {:>6}", "", "least ns", "ratio", "median", "ratio", "bytes");
+    let empty = |name: &str| if name.contains("five") { 3 } else { 1 };
     for (index, name) in names.enumerate() {
         println!(
             "{name:34} {:8.0} {:6.2} {:8.0} {:6.2} {:6}",
             least[index],
-            least[index] / least[1],
+            least[index] / least[empty(name)],
             medians[index],
-            medians[index] / medians[1],
-            index.checked_sub(2).map_or(0, |case| bytes[case]),
+            medians[index] / medians[empty(name)],
+            index.checked_sub(BARE).map_or(0, |case| bytes[case]),
         );
     }
 }
 
-/// A link that runs `return 0` at a file offset of the target, by the system calls alone.
-fn empty_uprobe(path: &Path, pid: u32, offset: u64) -> io::Result<(OwnedFd, OwnedFd)> {
-    const PROG_LOAD: libc::c_long = 5;
-    const LINK_CREATE: libc::c_long = 28;
-    const KPROBE: u32 = 2;
-    const TRACE_UPROBE_MULTI: u32 = 48;
-    // r0 = 0; exit
-    let program: [u64; 2] = [0xb7, 0x95];
-    let license = c"GPL";
-    let mut load = [0u64; 16];
-    load[0] = u64::from(KPROBE) | 2 << 32;
-    load[1] = program.as_ptr() as u64;
-    load[2] = license.as_ptr() as u64;
-    // expected_attach_type lies at byte 68.
-    load[8] = u64::from(TRACE_UPROBE_MULTI) << 32;
-    let program = bpf(PROG_LOAD, &load)?;
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut link = [0u64; 8];
-    link[0] = program.as_raw_fd() as u64;
-    link[1] = TRACE_UPROBE_MULTI.into();
-    link[2] = path.as_ptr() as u64;
-    link[3] = (&raw const offset) as u64;
-    link[6] = 1;
-    link[7] = pid.into();
-    Ok((bpf(LINK_CREATE, &link)?, program))
-}
-
-fn bpf(command: libc::c_long, attr: &[u64]) -> io::Result<OwnedFd> {
-    // SAFETY: `attr` is an initialised prefix of `union bpf_attr`; what it points at outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_ptr(), size_of_val(attr)) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the system call made this file descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+/// The error that `main.Five` is called with, as a plan knows it.
+fn held(target: &Target, image: u32) -> Upload {
+    let value = Dynamic { target: TYPE_FIRST + 3, how: DYNAMIC_FOLLOW };
+    let key = |link_address, kind| DynamicKey { link_address, image, kind };
+    let dynamic = vec![
+        (key(target.fact("errorString"), DYNAMIC_TYPE), value),
+        (key(target.symbol("go:itab.*errors.errorString,error"), DYNAMIC_ITAB), value),
+    ];
+    Upload { dynamic, ..Upload::default() }
 }

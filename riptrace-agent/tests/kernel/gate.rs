@@ -207,7 +207,8 @@ fn the_costs_of_captures_are_counted_by_size() {
     session.arm(&target, &[site(&target, "main.Ints", vec![])], Scope::Process(target.pid()));
     target.call("Ints", 500, 2);
     let costs = session.kernel.costs(session.tracepoint).unwrap();
-    assert_eq!(costs.iter().sum::<u64>(), 1000);
+    // After the first ones, each that is timed counts for sixteen.
+    assert!(costs.iter().sum::<u64>().abs_diff(1000) < 16, "{costs:?}");
     let at_least: u64 =
         costs.iter().enumerate().skip(1).map(|(n, hits)| hits * cost_bucket_end_ns(n - 1)).sum();
     assert!(at_least <= session.counters().run_ns, "{costs:?}");

@@ -11,3 +11,4 @@ mod lifecycle;
 mod record;
 mod session;
 mod target;
+mod tiers;

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -71,6 +72,16 @@ func Framed(s string, list []string, n *Node) {
 	sink = int(frame[len(list)&63])
 }
 
+// Five has the parameters of a usual function, and begins with a push as Framed does.
+//
+//go:nosplit
+//go:noinline
+func Five(n int, s string, list []int64, node *Node, err error) {
+	var frame [64]byte
+	frame[len(s)&63] = byte(n)
+	sink = int(frame[len(list)&63])
+}
+
 //go:noinline
 func Deep(depth int) int {
 	if depth == 0 {
@@ -92,6 +103,8 @@ var (
 	square  = Square{Side: 1.5, Tag: "tagged"}
 	small   = Small{A: 11, B: 22}
 	offset  = 1000
+	failure = errors.New("no such order")
+	wrapped = fmt.Errorf("outer: %w", failure)
 )
 
 //go:noinline
@@ -113,6 +126,9 @@ var calls = map[string]func(){
 	"Direct":  func() { Iface(nil, first) },
 	"Func":    func() { Func(closure) },
 	"Framed":  func() { Framed(text, texts, first) },
+	"Five":    func() { Five(42, text, numbers[:8], first, failure) },
+	"Wrapped": func() { Five(42, "", numbers, cycle, wrapped) },
+	"Nils":    func() { Five(0, "", nil, nil, nil) },
 	"Deep":    func() { sink += Deep(40) },
 	"Shallow": func() { sink += Deep(2) },
 }
@@ -129,6 +145,8 @@ func main() {
 	fmt.Printf("fact cycle %x\n", unsafe.Pointer(cycle))
 	fmt.Printf("fact Square %x\n", typeWord(square))
 	fmt.Printf("fact Small %x\n", typeWord(small))
+	fmt.Printf("fact errorString %x\n", typeWord(failure))
+	fmt.Printf("fact wrapError %x\n", typeWord(wrapped))
 	fmt.Println("ready")
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {

@@ -29,6 +29,8 @@ pub const MAX_WINDOWS: u32 = 64 * 1024;
 pub const MAX_TYPES: u32 = 64 * 1024;
 /// Entries of the map of slots, all types together.
 pub const MAX_SLOTS: u32 = 256 * 1024;
+/// Entries of the map of tables. A site that finds none free is scanned.
+pub const MAX_TABLES: u32 = 2 * 1024;
 /// Indexes of types from here on are for root chunks (one for each site); those below are the agent's type registry's.
 pub const FIRST_ROOT_TYPE: u32 = MAX_TYPES - MAX_SITES;
 /// Indexes of slots from here on are for root chunks.

@@ -36,8 +36,15 @@ pub struct Site {
     /// The condition that hits must fulfil: `first op << 8 | ops` (`condition::Op`); 0: none. At a function's return: not 0
     /// if its entry has one, so that a call that was not decided on is filtered.
     pub condition: u32,
-    /// Upper half of the first: the site's part in calls, see [`Site::call`]. The rest is reserved, zero.
-    pub reserved2: [u64; 2],
+    /// Upper half: the site's part in calls, see [`Site::call`]. The rest is reserved, zero.
+    pub reserved2: [u64; 1],
+    /// Index into `TABLES` plus one; 0: the site has no table, and its root chunk is scanned whole.
+    pub table_plus_one: u32,
+    /// Operations of the table; at most [`TABLE_OPS`].
+    pub table_ops: u16,
+    /// The first of the root type's slots that the table does not stand for; [`NO_SLOT`]: it stands for all of them (or
+    /// there are none).
+    pub first_walked_slot: u16,
 }
 
 impl Site {
@@ -237,6 +244,58 @@ pub struct Slot {
     pub reserved: u32,
 }
 
+/// See `Site::first_walked_slot`.
+pub const NO_SLOT: u16 = u16::MAX;
+
+/// What is copied for a site without scanning chunks: the simple slots of its root chunk, and those of what they lead to,
+/// one operation each. Map `TABLES`. It saves the scan, no more: what it copies are the same chunks, and chunks that
+/// have slots it does not stand for are scanned after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Table {
+    /// In the order in which a scan would visit them.
+    pub ops: [TableOp; TABLE_OPS],
+}
+
+/// Operations of one table.
+pub const TABLE_OPS: usize = 16;
+
+/// A slot whose chunk is known when the plan is made. Fields as in [`Slot`] and [`Type`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct TableOp {
+    /// `Slot::word`.
+    pub word: u16,
+    /// `Slot::count`.
+    pub count: u16,
+    /// `Slot::target`.
+    pub target: u32,
+    /// `Type::bytes` of the target.
+    pub bytes: u32,
+    /// `Slot::max_count`.
+    pub max_count: u32,
+    /// Where the slot is: 0: in the root chunk, n: in the chunk of operation n - 1.
+    pub from: u8,
+    /// `Slot::action`: `ACTION_FOLLOW` (with `COUNT_ONE` or `COUNT_WORD`), `ACTION_INTERFACE`, `ACTION_EMPTY_INTERFACE`.
+    pub action: u8,
+    /// `Slot::count_rule`.
+    pub count_rule: u8,
+    /// `Slot::limit`.
+    pub limit: u8,
+    /// Levels of pointers from the root to what is copied.
+    pub depth: u8,
+    /// `OP_*` bits.
+    pub flags: u8,
+    /// Reserved, zero.
+    pub reserved: u16,
+}
+
+/// What the operation copies has slots that the table does not stand for: it is scanned.
+pub const OP_SCAN: u8 = 1 << 0;
+/// The operation is the only slot of the type that the interface operation `from` found; `word` and the fields behind it
+/// are not used.
+pub const OP_HELD: u8 = 1 << 1;
+
 /// Copy `count` elements of `target` from where the word points.
 pub const ACTION_FOLLOW: u8 = 0;
 /// Non-empty interface: word → itab, whose second word is the runtime type; look it up in `DYNAMIC`.
@@ -287,14 +346,17 @@ pub const TYPE_ITAB: u32 = 3;
 pub const TYPE_FIRST: u32 = 16;
 
 /// Key of the map `DYNAMIC`.
+///
+/// An itab of the binary never changes, so that it may be a key: with it the runtime type is known without reading the
+/// itab.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct DynamicKey {
-    /// Link-time address of the `abi.Type`, or of a closure's code.
+    /// Link-time address of the `abi.Type`, of a closure's code, or of an itab.
     pub link_address: u64,
     /// Index into `IMAGES`.
     pub image: u32,
-    /// One of `DYNAMIC_TYPE`, `DYNAMIC_CODE`.
+    /// One of `DYNAMIC_TYPE`, `DYNAMIC_CODE`, `DYNAMIC_ITAB`.
     pub kind: u32,
 }
 
@@ -302,6 +364,8 @@ pub struct DynamicKey {
 pub const DYNAMIC_TYPE: u32 = 0;
 /// The key is a closure's code.
 pub const DYNAMIC_CODE: u32 = 1;
+/// The key is an itab; the value is that of its runtime type.
+pub const DYNAMIC_ITAB: u32 = 2;
 
 /// Value of the map `DYNAMIC`: what the data word of an interface (or a func value) leads to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -483,7 +547,7 @@ pub const NO_OFFSET: u32 = u32::MAX;
 
 super::pod! {
     Site = 64, Window = 24, Type = 16, Slot = 32, DynamicKey = 16, Dynamic = 8, Tracepoint = 48, ProcessKey = 8,
-    State = 32, Counters = 64, Costs = 128, Image = 40, Call = 64, CallSet = 512,
+    TableOp = 24, Table = 384, State = 32, Counters = 64, Costs = 128, Image = 40, Call = 64, CallSet = 512,
     CallState = 32,
 }
 
