@@ -21,10 +21,11 @@ pub(crate) const SMALLEST_POINTER: u64 = 4096;
 pub(crate) unsafe fn write_chunk(to: *mut Chunk, chunk: Chunk) {
     // SAFETY: the caller's. Written as whole words: five narrower stores would cost five instructions.
     unsafe {
-        let to = to.cast::<u64>();
-        to.write_unaligned(chunk.address);
-        to.add(1).write_unaligned(u64::from(chunk.type_index) | u64::from(chunk.count) << 32);
-        to.add(2).write_unaligned(
+        let to = to.cast::<u8>();
+        raw::store_word(to, chunk.address);
+        raw::store_word(to.add(8), u64::from(chunk.type_index) | u64::from(chunk.count) << 32);
+        raw::store_word(
+            to.add(16),
             u64::from(chunk.bytes) | u64::from(chunk.depth) << 32 | u64::from(chunk.flags) << 40,
         );
     }
@@ -124,7 +125,7 @@ pub(crate) unsafe fn append(scratch: *mut Scratch, ask: Ask) -> i64 {
 
         if bytes != 0 {
             // Padding is zero, not a remainder of another record.
-            scratch::at(scratch, data + (bytes & !7)).cast::<u64>().write_unaligned(0);
+            raw::store_word(scratch::at(scratch, data + (bytes & !7)), 0);
             if !fetch::into_record(scratch, data, bytes, ask.address) {
                 flags |= CHUNK_FAULT;
                 bytes = 0;

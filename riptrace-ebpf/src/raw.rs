@@ -96,6 +96,32 @@ pub(crate) fn mask<const MASK: i32>(mut value: u64) -> u64 {
     value
 }
 
+/// The word at an address that need not be aligned: one instruction, where the compiler would make one for each byte.
+///
+/// # Safety
+/// Eight bytes can be read there.
+#[inline(always)]
+pub(crate) unsafe fn load_word(from: *const u8) -> u64 {
+    let word;
+    // SAFETY: the caller's; the verifier checks it again.
+    unsafe {
+        asm!("{word} = *(u64 *)({from} + 0)", word = out(reg) word, from = in(reg) from, options(nostack, readonly))
+    };
+    word
+}
+
+/// Writes a word to an address that need not be aligned.
+///
+/// # Safety
+/// Eight bytes can be written there.
+#[inline(always)]
+pub(crate) unsafe fn store_word(to: *mut u8, word: u64) {
+    // SAFETY: the caller's; the verifier checks it again.
+    unsafe {
+        asm!("*(u64 *)({to} + 0) = {word}", to = in(reg) to, word = in(reg) word, options(nostack))
+    };
+}
+
 /// Atomic addition without a result.
 ///
 /// # Safety

@@ -14,7 +14,7 @@ use crate::{
     fetch,
     maps::{Scratch, WINDOWS},
     regs::Registers,
-    scratch,
+    raw, scratch,
 };
 
 /// Where the root chunk begins in every record.
@@ -47,7 +47,7 @@ extern "C" fn riptrace_windows(scratch: *mut Scratch) -> i64 {
             let base = if from_stack { (*walk).sp } else { (*walk).bias };
             let address = base.wrapping_add(window.offset.cast_unsigned());
             if window.base == WINDOW_IMAGE_ADDRESS || window.base == WINDOW_STACK_ADDRESS {
-                scratch::at(scratch, to).cast::<u64>().write_unaligned(address);
+                raw::store_word(scratch::at(scratch, to), address);
             } else if !fetch::into_record(scratch, to, window.bytes.into(), address) {
                 (*walk).window_faults |= 1 << (if index < 31 { index } else { 31 });
             }
@@ -121,7 +121,7 @@ pub(crate) unsafe fn begin(
         (*walk).bytes = 0;
         (*walk).stack_hi = 0;
         // Padding is zero, not a remainder of another record.
-        scratch::at(scratch, u64::from(ROOT_DATA + (root_bytes & !7))).cast::<u64>().write_unaligned(0);
+        raw::store_word(scratch::at(scratch, u64::from(ROOT_DATA + (root_bytes & !7))), 0);
         let chunk = scratch::at(scratch, ROOT_CHUNK.into()).cast::<Chunk>();
         write_chunk(
             chunk,

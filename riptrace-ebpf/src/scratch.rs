@@ -67,7 +67,7 @@ pub(crate) unsafe fn at(scratch: *mut Scratch, offset: u64) -> *mut u8 {
 #[inline(always)]
 pub(crate) unsafe fn word(scratch: *mut Scratch, offset: u64) -> u64 {
     // SAFETY: as for `at`; the kernel's architecture allows unaligned words.
-    unsafe { at(scratch, offset).cast::<u64>().read_unaligned() }
+    unsafe { raw::load_word(at(scratch, offset)) }
 }
 
 /// The byte at an offset of the record.

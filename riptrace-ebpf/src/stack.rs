@@ -74,7 +74,7 @@ unsafe fn push(scratch: *mut Scratch, address: u64) {
         let walk = &raw mut (*scratch).walk;
         let frames = (*walk).frames;
         let offset = u64::from((*walk).used) + 8 * u64::from(frames);
-        scratch::at(scratch, offset).cast::<u64>().write_unaligned(address);
+        raw::store_word(scratch::at(scratch, offset), address);
         (*walk).frames = frames + 1;
     }
 }

@@ -113,7 +113,7 @@ unsafe fn run(scratch: *mut Scratch, op: &TableOp, index: u32) -> bool {
             return false;
         }
         // Padding is zero, not a remainder of another record.
-        scratch::at(scratch, data + (bytes & !7)).cast::<u64>().write_unaligned(0);
+        raw::store_word(scratch::at(scratch, data + (bytes & !7)), 0);
         let mut flags = 0;
         if fetch::into_record(scratch, data, bytes, copied.address) {
             (*walk).used = end as u32;
