@@ -434,7 +434,7 @@ pub(crate) fn unwind(context: *const pt_regs, site: &Site, tracepoint: &Tracepoi
         unsafe { scratch::release(scratch) };
     }
     if let Some(outcomes) = Outcomes::of(site.tracepoint) {
-        outcomes.ran(site.tracepoint, raw::ktime_ns().wrapping_sub(ktime_ns));
+        outcomes.ran(site.tracepoint, raw::ktime_ns().wrapping_sub(ktime_ns), 1);
     }
 }
 
@@ -582,7 +582,7 @@ unsafe fn report(scratch: *mut Scratch) {
         outcomes.hits();
         if !gate::take_slot(index, tracepoint) {
             outcomes.throttled();
-        } else if emit::record(scratch, index, HEADER_BYTES + CHUNK_BYTES) {
+        } else if emit::record(scratch, index, HEADER_BYTES + CHUNK_BYTES).emitted {
             outcomes.emitted();
         } else {
             outcomes.dropped();

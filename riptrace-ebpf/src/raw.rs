@@ -117,9 +117,7 @@ pub(crate) unsafe fn load_word(from: *const u8) -> u64 {
 #[inline(always)]
 pub(crate) unsafe fn store_word(to: *mut u8, word: u64) {
     // SAFETY: the caller's; the verifier checks it again.
-    unsafe {
-        asm!("*(u64 *)({to} + 0) = {word}", to = in(reg) to, word = in(reg) word, options(nostack))
-    };
+    unsafe { asm!("*(u64 *)({to} + 0) = {word}", to = in(reg) to, word = in(reg) word, options(nostack)) };
 }
 
 /// Atomic addition without a result.

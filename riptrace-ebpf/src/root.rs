@@ -13,8 +13,9 @@ use crate::{
     chunk::{CHUNK_BYTES, write_chunk},
     fetch,
     maps::{Scratch, WINDOWS},
+    raw,
     regs::Registers,
-    raw, scratch,
+    scratch,
 };
 
 /// Where the root chunk begins in every record.

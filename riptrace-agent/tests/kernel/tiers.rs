@@ -121,27 +121,34 @@ fn cases(target: &Target) -> Vec<(&'static str, SitePlan)> {
 #[test]
 fn a_table_gives_what_the_walk_gives() {
     let mut target = Target::start(Build::Static);
-    for with_itabs in [true, false] {
-        for (max_depth, max_bytes) in [(4, 65_536), (1, 65_536), (0, 65_536), (2, 640), (4, 480), (4, 1_200)]
-        {
-            let tracepoint = Tracepoint { max_depth, max_bytes, ..tracepoint() };
-            let mut sessions = Vec::new();
-            for use_tables in [false, true] {
-                let options = KernelOptions { use_tables, ..KernelOptions::default() };
-                let Some(mut session) = Session::with(&options, &target, &tracepoint, &[]) else { return };
-                session.upload(&types());
-                let upload = dynamic(&target, session.image, with_itabs);
-                session.kernel.upload(&upload).unwrap();
-                sessions.push(session);
+    let mut sessions = Vec::new();
+    for use_tables in [false, true] {
+        let options = KernelOptions { use_tables, ..KernelOptions::default() };
+        let Some(mut session) = Session::with(&options, &target, &tracepoint(), &[]) else { return };
+        session.upload(&types());
+        sessions.push(session);
+    }
+    let bounds = [(4, 65_536), (1, 65_536), (0, 65_536), (2, 640), (4, 480), (4, 1_200)];
+    for with_itabs in [false, true] {
+        for session in &mut sessions {
+            let upload = dynamic(&target, session.image, with_itabs);
+            session.kernel.upload(&upload).unwrap();
+        }
+        for (max_depth, max_bytes) in bounds {
+            for session in &mut sessions {
+                let change = |tracepoint: &mut Tracepoint| {
+                    (tracepoint.max_depth, tracepoint.max_bytes) = (max_depth, max_bytes);
+                };
+                session.kernel.change(session.tracepoint, change).unwrap();
             }
             for (call, plan) in cases(&target) {
-                let mut contents = Vec::new();
                 let scope = Scope::Process(target.pid());
                 let armed: Vec<_> = sessions
                     .iter_mut()
                     .map(|session| session.arm_in(&target.path, std::slice::from_ref(&plan), scope))
                     .collect();
                 target.call(call, 1, 1);
+                let mut contents = Vec::new();
                 for (session, (sites, attachment)) in sessions.iter_mut().zip(armed) {
                     session.kernel.detach(attachment).unwrap();
                     session.kernel.remove_sites(&sites).unwrap();
