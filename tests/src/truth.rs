@@ -185,7 +185,7 @@ impl Build<'_> {
         !self.mode.keeps_everything()
             || match reason {
                 // Where the value is before the first call; the kernel does not show these registers.
-                "register_float" => true,
+                "register_float" => false,
                 // A dynamic type or closure that is met for the first time is known from then on. Before 1.25 debug data
                 // leaves out types that only ever are in interfaces.
                 "unknown_type" => pass == 0 || self.version.minor() < 25,

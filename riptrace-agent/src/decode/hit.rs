@@ -78,9 +78,10 @@ fn real_types(root: Root<'_>, memory: &Memory<'_>, context: &DecodeContext<'_>) 
     };
     for (variable, index) in &plan.variables {
         let real = dictionary
-            .checked_add(u64::from(*index) * 8)
+            .checked_add(u64::from(index.word) * 8)
             .and_then(|entry| context.symbols.pointer(entry))
-            .and_then(|runtime_type| context.types.by_runtime_type(runtime_type));
+            .and_then(|runtime_type| context.types.by_runtime_type(runtime_type))
+            .and_then(|real| index.real_type(context.types, real));
         // A shape type and the real one have the same layout; anything else is not the real one.
         if let (Some(ty), Some(real)) = (types.get_mut(*variable), real)
             && same_layout(&context.types.get(*ty), &context.types.get(real))

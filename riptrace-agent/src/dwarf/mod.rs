@@ -34,7 +34,7 @@ pub use self::{
     globals::NamedConstant,
     lines::LineRow,
     scopes::{Function, FunctionMatch, InlinedInstance},
-    variable::{Piece, Place, VariableLocation, VisibleVariable},
+    variable::{DictIndex, Piece, Place, VariableLocation, VisibleVariable},
     variables::{Parameter, Signature},
 };
 use self::{index::Index, lines::UnitLines, scopes::Scopes, unit::AbbreviationCache};

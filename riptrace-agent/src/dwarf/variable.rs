@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use riptrace_common::wire::{event::Role, value::Unavailable};
 
-use crate::golang::types::TypeId;
+use crate::golang::types::{Shape, TypeId, TypeSource};
 
 /// A variable that is visible at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,11 +19,19 @@ pub struct VisibleVariable {
     pub decl_line: u32,
     /// Where it is.
     pub location: VariableLocation,
-    /// In an instantiated generic function, whose `ty` is only a shape (`go.shape.int`): the real type is that of the
-    /// `abi.Type` whose address is the 8-byte word at `8 * dict_index` in the dictionary, which
-    /// [`DebugInfo::dictionary_at`](super::DebugInfo::dictionary_at) locates. Dictionaries are read-only data of the
-    /// binary. `None`: `ty` is the real type.
-    pub dict_index: Option<u32>,
+    /// In an instantiated generic function, whose `ty` is only a shape (`go.shape.int`): what the dictionary, which
+    /// [`DebugInfo::dictionary_at`](super::DebugInfo::dictionary_at) locates, says of the real type. `None`: `ty` is the
+    /// real type.
+    pub dict_index: Option<DictIndex>,
+}
+
+/// Where a dictionary names a variable's real type. Dictionaries are read-only data of the binary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DictIndex {
+    /// The 8-byte word at `8 * word` is the address of an `abi.Type`.
+    pub word: u32,
+    /// It is the type of a pointer to the variable: debug data describes an escaped variable by its address.
+    pub of_pointer: bool,
 }
 
 /// Where a variable's bytes are.
@@ -71,4 +79,16 @@ pub enum Place {
     Constant(u64),
     /// Nowhere: optimised out.
     Missing,
+}
+
+impl DictIndex {
+    /// The variable's real type, by the type that the dictionary names.
+    #[must_use]
+    pub fn real_type(self, types: &dyn TypeSource, named: TypeId) -> Option<TypeId> {
+        match (self.of_pointer, &types.get(named).shape) {
+            (false, _) => Some(named),
+            (true, Shape::Pointer { elem }) => *elem,
+            (true, _) => None,
+        }
+    }
 }

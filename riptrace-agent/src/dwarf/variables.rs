@@ -11,12 +11,14 @@ use super::{
     names,
     scopes::{Function, LocationAttribute, Owner, Scopes, Variable, covers},
     unit::{Unit, View},
-    variable::{VariableLocation, VisibleVariable},
+    variable::{DictIndex, VariableLocation, VisibleVariable},
 };
 use crate::golang::types::{TypeId, TypeSource};
 
 /// The hidden parameter that holds the dictionary's address.
 const DICTIONARY: &str = ".dict";
+/// What is in the names of functions that several instantiations share.
+const SHAPE: &str = "go.shape.";
 
 /// The parameters and results of a function, in the order of its declaration.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -119,7 +121,13 @@ impl DebugInfo {
         let view = self.view();
         let unit = self.unit(&view, function.unit)?;
         let at = At { address: link_address, cfa_from_sp: self.cfa_from_sp(link_address), entry: None };
-        Ok(Some(locations::evaluate(&view, &unit, &variable.location, at, 8, None)))
+        if variable.is_parameter {
+            return Ok(Some(locations::evaluate(&view, &unit, &variable.location, at, 8, None)));
+        }
+        // A closure has it from the function around it.
+        let lines = self.unit_lines(function.unit)?;
+        let site = Site { view: &view, unit: &unit, lines: &lines, scopes: &scopes, address: link_address };
+        Ok(Some(self.place(&site, at, variable, Role::Captured).location))
     }
 
     /// The function's parameters and results as its debug data lists them.
@@ -311,8 +319,55 @@ impl DebugInfo {
             ty: if by_address { self.pointee_of(ty.id) } else { ty.id },
             decl_line: variable.decl_line,
             location,
-            dict_index: ty.dict_index.filter(|_| !by_address),
+            dict_index: ty
+                .dict_index
+                .map(|word| DictIndex { word, of_pointer: by_address })
+                .or_else(|| self.captured_dict_index(view, site.scopes, variable, role)),
         }
+    }
+
+    /// What the dictionary says of a variable that a closure captured. Debug data says so only where the variable was
+    /// declared, in a function around it; all of them have the same dictionary.
+    fn captured_dict_index(
+        &self,
+        view: &View<'_>,
+        scopes: &Scopes,
+        variable: &Variable,
+        role: Role,
+    ) -> Option<DictIndex> {
+        let name = &*scopes.function.name;
+        let generic_end = name.rfind(']')?;
+        if role != Role::Captured || !name.contains(SHAPE) {
+            return None;
+        }
+        let bare = |ty: TypeId, by_address: bool| if by_address { self.pointee_of(ty) } else { ty };
+        let (wanted, by_address) = source_name(&variable.name);
+        let wanted_type = bare(self.variable_type(view, variable.ty).id, by_address);
+        let mut found: Option<DictIndex> = None;
+        let mut around = name;
+        while let Some(end) = around.rfind(['.', '-']).filter(|end| *end > generic_end) {
+            around = around.get(..end)?;
+            let matches = self.functions_matching(around).ok()?;
+            let functions = matches.iter().flat_map(|found| &found.functions);
+            for function in functions.filter(|function| &*function.name == around) {
+                let declared = self.scopes(function.die).ok()??;
+                for other in &declared.variables {
+                    let (other_name, of_pointer) = source_name(&other.name);
+                    if other_name != wanted || other.decl_line != variable.decl_line {
+                        continue;
+                    }
+                    let ty = self.variable_type(view, other.ty);
+                    let Some(word) = ty.dict_index else { continue };
+                    let index = DictIndex { word, of_pointer };
+                    // Two of one name on one line: which of them was captured is not known.
+                    if bare(ty.id, of_pointer) != wanted_type || found.is_some_and(|found| found != index) {
+                        return None;
+                    }
+                    found = Some(index);
+                }
+            }
+        }
+        found
     }
 
     /// A package variable's entry as a variable, with its full name; `None`: it has no fixed address.

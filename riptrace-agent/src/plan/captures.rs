@@ -22,7 +22,7 @@ use super::{
     types::{HeldVariable, RegistryError, TypeRegistry},
 };
 use crate::{
-    dwarf::{Place, VariableLocation, VisibleVariable},
+    dwarf::{DictIndex, Place, VariableLocation, VisibleVariable},
     golang::types::{GoType, Shape, TypeId, TypeSource},
 };
 
@@ -97,7 +97,7 @@ pub(super) struct Wanted {
     pub(super) name: Arc<str>,
     pub(super) role: Role,
     pub(super) ty: TypeId,
-    pub(super) dict_index: Option<u32>,
+    pub(super) dict_index: Option<DictIndex>,
     /// For people.
     pub(super) place: String,
     pub(super) access: Access,
@@ -235,6 +235,7 @@ impl<'a, 'r> Planner<'a, 'r> {
                 continue;
             };
             let is_pointer = matches!(self.context.types.get(wanted.ty).shape, Shape::Pointer { .. });
+            let is_pointer = is_pointer && wanted.dict_index.is_some_and(|index| !index.of_pointer);
             let spot = match (&wanted.access, is_pointer) {
                 (Access::Pieces(pieces), true) => match pieces.as_slice() {
                     [one] => Some(one.spot),

@@ -48,8 +48,9 @@ impl Planner<'_, '_> {
                 dictionary.push((position, index));
                 let data = wanted.address.and_then(|spot| encoder.word(spot));
                 if let (Some(word), Some(data)) = (dictionary_word, data) {
-                    let is_pointer = matches!(self.context.types.get(wanted.ty).shape, Shape::Pointer { .. });
-                    encoder.add_dynamic(word, index, data, is_pointer);
+                    let is_pointer = !index.of_pointer
+                        && matches!(self.context.types.get(wanted.ty).shape, Shape::Pointer { .. });
+                    encoder.add_dynamic(word, index.word, data, is_pointer);
                 }
             }
             infos.push(self.info(&wanted, &source));

@@ -6,7 +6,9 @@
 pub mod captures;
 mod code;
 pub mod condition;
+pub mod copies;
 pub mod cost;
+pub mod dictionary;
 mod encode;
 mod entries;
 mod lines;
@@ -33,7 +35,7 @@ use riptrace_common::{
     },
 };
 
-use crate::golang::types::TypeId;
+use crate::{dwarf::DictIndex, golang::types::TypeId};
 
 /// Everything about one armed address.
 #[derive(Clone, Debug)]
@@ -161,9 +163,8 @@ pub struct IndexBound {
 pub struct DictionaryPlan {
     /// Root offset of the dictionary's run-time address. Dictionaries are read-only data of the binary.
     pub word: u32,
-    /// Index into [`SitePlan::variables`], and index of the dictionary's 8-byte word that holds the address of the
-    /// `abi.Type` of the variable's real type.
-    pub variables: Vec<(usize, u32)>,
+    /// Index into [`SitePlan::variables`], and where the dictionary names the variable's real type.
+    pub variables: Vec<(usize, DictIndex)>,
 }
 
 /// A run of a value's bytes in the root chunk.

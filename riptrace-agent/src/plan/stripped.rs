@@ -29,7 +29,7 @@ pub const REGISTER_WORD: TypeId = TypeId(u64::MAX);
 
 /// The registers of Go's internal calling convention in the order in which integer arguments take them
 /// (cmd/compile/abi-internal.md, "amd64 architecture"), by DWARF number.
-const ARGUMENT_REGISTERS: [(u16, &str); 9] = [
+pub(crate) const ARGUMENT_REGISTERS: [(u16, &str); 9] = [
     (0, "rax"),
     (3, "rbx"),
     (2, "rcx"),

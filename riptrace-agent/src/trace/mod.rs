@@ -13,6 +13,7 @@ mod order;
 mod planner;
 mod planning;
 mod processes;
+mod proofs;
 mod results;
 mod scope;
 

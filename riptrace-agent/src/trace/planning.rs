@@ -10,7 +10,9 @@ use std::{
 use riptrace_common::wire::event::{Location, Role, Trigger};
 
 use super::{
-    Image, results,
+    Image,
+    proofs::Proofs,
+    results,
     scope::{self, ParsedExpr},
 };
 use crate::{
@@ -156,8 +158,9 @@ fn plan_sites(
     warnings.extend(found.warnings);
     warnings.extend(calls.warnings);
     let mut plans = Vec::with_capacity(found.sites.len() + calls.ends.len());
+    let mut proofs = image.debug.as_deref().map(|debug| Proofs::new(image, debug));
     for site in &found.sites {
-        let mut plan = plan_one(registry, image, index, wanted, site)?;
+        let mut plan = plan_one(registry, image, index, wanted, site, proofs.as_mut())?;
         if calls.entries.contains(&site.link_address) {
             plan.call = CallRole::Entry;
         }
@@ -205,11 +208,12 @@ fn plan_one(
     index: u32,
     wanted: &Wanted,
     site: &Site,
+    proofs: Option<&mut Proofs<'_>>,
 ) -> Result<SitePlan, PlanFailure> {
     let address = site.link_address;
     let file_offset = image.executable.file_offset(address).ok_or(PlanFailure::NotInFile { address })?;
-    let (debug, function) = match (&image.debug, &site.function) {
-        (Some(debug), Some(function)) => (debug, function),
+    let (debug, function, proofs) = match (&image.debug, &site.function, proofs) {
+        (Some(debug), Some(function), Some(proofs)) => (debug, function, proofs),
         _ => {
             let registers = if site.trigger == Trigger::Entry { argument_registers() } else { Vec::new() };
             let context = SiteContext {
@@ -236,7 +240,8 @@ fn plan_one(
     }
     let globals = || debug.globals(package);
     let captures = with_package_variables(&wanted.captures, package, globals, &mut variables)?;
-    let dictionary = debug.dictionary_at(function, address)?;
+    proofs.settle(function, site, &mut variables);
+    let dictionary = proofs.real_types(function, site, &mut variables)?;
     let context = SiteContext {
         image: index,
         types: debug.as_ref(),
@@ -377,21 +382,16 @@ fn preload_dictionaries(
     debug: &DebugInfo,
     plans: &[SitePlan],
 ) -> Result<(), RegistryError> {
-    // One walk through the symbol table a package, however many sites and instantiations there are.
     let mut words: HashMap<&str, BTreeSet<u32>> = HashMap::new();
     for plan in plans {
         let Some(dictionary) = &plan.dictionary else { continue };
         let wanted = words.entry(package_of(&plan.location.function)).or_default();
-        wanted.extend(dictionary.variables.iter().map(|(_, word)| *word));
+        wanted.extend(dictionary.variables.iter().map(|(_, index)| index.word));
     }
+    // One walk through the symbol table a package, however many sites and instantiations there are.
+    let mut proofs = Proofs::new(image, debug);
     for (package, words) in words {
-        let prefix = format!("{package}..dict.");
-        let mut addresses = Vec::new();
-        image.executable.elf().for_each_data_symbol_with(&[prefix.as_bytes()], |_, symbol| {
-            addresses.push(symbol.value);
-            addresses.len() < MAX_DICTIONARIES
-        });
-        for address in addresses {
+        for address in proofs.dictionary_addresses(package).into_iter().take(MAX_DICTIONARIES) {
             for word in &words {
                 // A word behind a shorter dictionary's end is the next one's: a type all the same, or none.
                 let entry = address.checked_add(8 * u64::from(*word));

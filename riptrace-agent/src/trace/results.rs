@@ -9,7 +9,7 @@ use super::{
     planning::{PlanFailure, Wanted, cfa_from_table},
 };
 use crate::{
-    dwarf::{DebugInfo, DwarfError, Function, Place, VariableLocation, VisibleVariable},
+    dwarf::{DebugInfo, DictIndex, DwarfError, Function, Place, VariableLocation, VisibleVariable},
     golang::abi_internal,
     plan::{
         CallRole, SitePlan,
@@ -135,7 +135,7 @@ fn results(
                 // The function that it goes over into has not run yet.
                 _ => VariableLocation::Unavailable(Unavailable::NotInitialized),
             },
-            dict_index: result.dict_index,
+            dict_index: result.dict_index.map(|word| DictIndex { word, of_pointer: false }),
         })
         .collect())
 }

@@ -17,6 +17,7 @@ use riptrace_common::{
 use super::super::testing::{BIAS, Bench, Capture, ROOT, index, variable, words};
 use crate::{
     decode::{DecodeError, RecordError},
+    dwarf::DictIndex,
     golang::types::Shape,
     plan::{DictionaryPlan, RootPiece, RootPlace, ValueSource},
 };
@@ -469,7 +470,8 @@ fn variables_of_generic_functions_get_the_real_type_that_the_dictionary_names() 
         let place = RootPlace::At { root_offset: ROOT + 8, window: Some(0) };
         let source = ValueSource::Root(vec![RootPiece { value_offset: 0, bytes: 8, place }]);
         let mut plan = bench.plan(vec![variable("v", shape, source)], capture.root.len());
-        plan.dictionary = Some(DictionaryPlan { word: ROOT, variables: vec![(0, entry), (7, 0)] });
+        let at = |word| DictIndex { word, of_pointer: false };
+        plan.dictionary = Some(DictionaryPlan { word: ROOT, variables: vec![(0, at(entry)), (7, at(0))] });
         let value = bench.decode(&plan, &capture.record()).unwrap().hit.variables.remove(0).value;
         assert_eq!((value.type_name.as_deref(), value.value), (Some(expect), Some(Scalar::Int(5))));
     }

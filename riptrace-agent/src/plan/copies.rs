@@ -1,0 +1,538 @@
+//! Which places hold the same value at an instruction, and which still hold what the function was called with.
+//!
+//! Debug data names one place of a variable. Where that is a floating-point register, which the kernel does not show,
+//! the machine code often stored the same value in a stack slot before; and where the dictionary of a generic function
+//! is not described at all, it still is what the calling convention put into a register. Both are proved by following
+//! the copies that the code makes on every way to the instruction. Whatever may change a place ends what is known of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use iced_x86::{
+    FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory,
+};
+
+use super::code::{CodeReader, FlowGraph, Node, grows_stack};
+use crate::dwarf::{Function, Place, VariableLocation, VisibleVariable};
+
+/// Functions with more instructions are not followed.
+const MAX_INSTRUCTIONS: usize = 100_000;
+/// How often an instruction is looked at, on average, before the search gives up.
+const MAX_ROUNDS: usize = 16;
+/// CFA minus SP where a function is entered: the return address.
+const ENTRY_CFA_FROM_SP: i64 = 8;
+/// DWARF numbers of the vector registers follow each other from here (System V ABI for x86-64, figure 3.36).
+const FIRST_VECTOR_REGISTER: u16 = 17;
+/// DWARF number of RDX, where a closure's context comes in.
+const CONTEXT_REGISTER: u16 = 1;
+const VECTOR_REGISTERS: u16 = 16;
+const GENERAL_BYTES: u8 = 8;
+const VECTOR_BYTES: u8 = 16;
+
+/// What the code of a function copies where.
+pub struct Copies {
+    graph: FlowGraph,
+    /// CFA minus SP before each instruction.
+    cfa_from_sp: Vec<Option<i64>>,
+    exposed: Exposed,
+    /// What is known where a straight run of instructions begins.
+    leaders: BTreeMap<Node, Known>,
+    /// Entries of functions that grow the stack and keep the context register.
+    keeps_context: BTreeSet<u64>,
+}
+
+/// What is known before one instruction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    held: BTreeMap<Spot, Held>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Spot {
+    /// DWARF number.
+    Register(u16),
+    /// Bytes from the CFA.
+    Slot(i64),
+}
+
+/// The value of a place, as far as its low bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    value: ValueId,
+    bytes: u8,
+}
+
+/// Two places with the same value have the same bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ValueId {
+    /// What this register (DWARF number) held when the function was called.
+    Entry(u16),
+    /// What the last execution of this instruction copied.
+    Copied(Node),
+}
+
+/// The parts of the frame that other code may write, because their address was taken. Bytes from the CFA.
+#[derive(Clone, Copy, Debug, Default)]
+struct Exposed {
+    /// Of the function's own frame, everything from here on.
+    frame_from: Option<i64>,
+    /// Of its arguments, everything from here on.
+    arguments_from: Option<i64>,
+}
+
+impl Exposed {
+    fn add(&mut self, at: i64) {
+        let from = if at < 0 { &mut self.frame_from } else { &mut self.arguments_from };
+        *from = Some(from.map_or(at, |from| from.min(at)));
+    }
+
+    fn all() -> Self {
+        Self { frame_from: Some(i64::MIN), arguments_from: Some(0) }
+    }
+
+    fn holds(self, at: i64, bytes: u8) -> bool {
+        // An object does not reach across the return address.
+        let from = if at < 0 { self.frame_from } else { self.arguments_from };
+        from.is_some_and(|from| at.saturating_add(i64::from(bytes)) > from)
+    }
+}
+
+impl Copies {
+    /// Follows the code of a function. `None`: it can't be followed.
+    #[must_use]
+    pub fn of(reader: &dyn CodeReader, function: &Function) -> Option<Self> {
+        Self::in_graph(reader, FlowGraph::of(reader, &function.ranges, function.entry).ok()?)
+    }
+
+    fn in_graph(reader: &dyn CodeReader, graph: FlowGraph) -> Option<Self> {
+        if graph.len() > MAX_INSTRUCTIONS {
+            return None;
+        }
+        let cfa_from_sp = stack_depths(&graph)?;
+        let exposed = exposed(&graph, &cfa_from_sp);
+        let targets = (0..graph.len()).map(|node| graph.instruction(node));
+        let targets = targets.filter(|i| i.flow_control() == FlowControl::Call);
+        let keeps_context = targets
+            .map(Instruction::near_branch_target)
+            .filter(|&target| {
+                let name = reader.function_name(target);
+                name.is_some_and(|name| grows_stack(name) && !name.contains("noctxt"))
+            })
+            .collect();
+        let mut copies = Self { graph, cfa_from_sp, exposed, leaders: BTreeMap::new(), keeps_context };
+        copies.follow()?;
+        Some(copies)
+    }
+
+    /// What is known before the instruction at an address. `None`: nothing, or there is none.
+    #[must_use]
+    pub fn before(&self, address: u64) -> Option<Known> {
+        let goal = self.graph.at(address)?;
+        let mut run = vec![goal];
+        let mut node = goal;
+        while !self.leads(node) {
+            node = *self.graph.predecessors(node).first()?;
+            if run.len() > self.graph.len() {
+                return None;
+            }
+            run.push(node);
+        }
+        let mut known = self.leaders.get(&node)?.clone();
+        let mut infos = InstructionInfoFactory::new();
+        for &node in run.iter().skip(1).rev() {
+            self.step(&mut infos, &mut known, node);
+        }
+        Some(known)
+    }
+
+    /// Whether a straight run of instructions begins here.
+    fn leads(&self, node: Node) -> bool {
+        match self.graph.predecessors(node) {
+            [one] => self.graph.successors(*one).len() != 1 || self.graph.roots().contains(&node),
+            _ => true,
+        }
+    }
+
+    fn follow(&mut self) -> Option<()> {
+        let mut infos = InstructionInfoFactory::new();
+        let mut work: Vec<Node> = Vec::new();
+        for &root in self.graph.roots() {
+            let known = if root == self.graph.entry() { Known::at_entry() } else { Known::default() };
+            self.leaders.insert(root, known);
+            work.push(root);
+        }
+        let mut left = self.graph.len().saturating_mul(MAX_ROUNDS);
+        while let Some(leader) = work.pop() {
+            let mut known = self.leaders.get(&leader)?.clone();
+            let mut node = leader;
+            loop {
+                left = left.checked_sub(1)?;
+                self.step(&mut infos, &mut known, node);
+                match self.graph.successors(node) {
+                    [next] if !self.leads(*next) => node = *next,
+                    _ => break,
+                }
+            }
+            for &next in self.graph.successors(node) {
+                let met = match self.leaders.get(&next) {
+                    None => known.clone(),
+                    Some(before) => before.meet(&known),
+                };
+                if self.leaders.get(&next) != Some(&met) {
+                    self.leaders.insert(next, met);
+                    work.push(next);
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// What is known behind an instruction.
+    fn step(&self, infos: &mut InstructionInfoFactory, known: &mut Known, node: Node) {
+        let instruction = self.graph.instruction(node);
+        let depth = self.cfa_from_sp.get(node).copied().flatten();
+        match instruction.flow_control() {
+            FlowControl::Call | FlowControl::IndirectCall => {
+                let kept = instruction.flow_control() == FlowControl::Call
+                    && self.keeps_context.contains(&instruction.near_branch_target());
+                known.held.retain(|spot, held| match *spot {
+                    Spot::Register(register) => kept && register == CONTEXT_REGISTER,
+                    // The frame's lower end is where the called function has its arguments and may spill them.
+                    Spot::Slot(at) => at >= 0 && !self.exposed.holds(at, held.bytes),
+                });
+                return;
+            }
+            FlowControl::Interrupt | FlowControl::XbeginXabortXend | FlowControl::Exception => {
+                known.held.clear();
+                return;
+            }
+            _ => {}
+        }
+        let copy = depth.and_then(|depth| copy_of(instruction, depth));
+        let copied = copy.map(|copy| {
+            let held = known.held.get(&copy.from).copied();
+            // What is not known gets a name here.
+            let held = held.unwrap_or(Held { value: ValueId::Copied(node), bytes: copy.bytes });
+            (copy, held)
+        });
+        if copy.is_some() {
+            known.held.retain(|_, held| held.value != ValueId::Copied(node));
+        }
+        let info = infos.info(instruction);
+        for memory in info.used_memory() {
+            if writes(memory.access()) {
+                self.wrote(known, memory, depth);
+            }
+        }
+        for register in info.used_registers() {
+            if writes(register.access())
+                && let Some(number) = dwarf_number(register.register())
+            {
+                known.held.remove(&Spot::Register(number));
+            }
+        }
+        if let Some((copy, held)) = copied {
+            if held.value == ValueId::Copied(node) {
+                known.held.insert(copy.from, held);
+            }
+            let bytes = held.bytes.min(copy.bytes);
+            known.held.insert(copy.to, Held { value: held.value, bytes });
+        }
+    }
+
+    /// Forgets the slots that a write may have changed.
+    fn wrote(&self, known: &mut Known, memory: &UsedMemory, depth: Option<i64>) {
+        if memory.base() != Register::RSP {
+            known.held.retain(|spot, held| match *spot {
+                Spot::Register(_) => true,
+                Spot::Slot(at) => !self.exposed.holds(at, held.bytes),
+            });
+            return;
+        }
+        let start = depth.and_then(|depth| memory.displacement().cast_signed().checked_sub(depth));
+        let bytes = i64::try_from(memory.memory_size().size()).unwrap_or(0);
+        let end = match start {
+            // An element of an array, or of unknown size.
+            _ if memory.index() != Register::None || bytes == 0 => i64::MAX,
+            Some(start) => start.saturating_add(bytes),
+            None => i64::MAX,
+        };
+        let start = start.unwrap_or(i64::MIN);
+        known.held.retain(|spot, held| match *spot {
+            Spot::Register(_) => true,
+            Spot::Slot(at) => at >= end || at.saturating_add(i64::from(held.bytes)) <= start,
+        });
+    }
+}
+
+impl Known {
+    fn at_entry() -> Self {
+        let general = (0..FIRST_VECTOR_REGISTER - 1).map(|register| (register, GENERAL_BYTES));
+        let vector = (0..VECTOR_REGISTERS).map(|index| (FIRST_VECTOR_REGISTER + index, VECTOR_BYTES));
+        let held = general
+            .chain(vector)
+            .map(|(register, bytes)| {
+                (Spot::Register(register), Held { value: ValueId::Entry(register), bytes })
+            })
+            .collect();
+        Self { held }
+    }
+
+    /// What holds on both ways.
+    fn meet(&self, other: &Self) -> Self {
+        let held = self
+            .held
+            .iter()
+            .filter_map(|(spot, held)| {
+                let there = other.held.get(spot)?;
+                let bytes = held.bytes.min(there.bytes);
+                (held.value == there.value).then_some((*spot, Held { bytes, ..*held }))
+            })
+            .collect();
+        Self { held }
+    }
+
+    /// Where the low bytes of a value are that the kernel can copy.
+    fn readable(&self, value: ValueId, bytes: u32) -> Option<Place> {
+        // Slots are behind registers in the order, and better: one window holds many.
+        self.held.iter().rev().find_map(|(spot, held)| {
+            let place = match *spot {
+                Spot::Slot(at) => Place::Frame(at),
+                Spot::Register(register) if register < FIRST_VECTOR_REGISTER => Place::Register(register),
+                Spot::Register(_) => return None,
+            };
+            (held.value == value && u32::from(held.bytes) >= bytes).then_some(place)
+        })
+    }
+
+    /// Where the low bytes of a vector register (DWARF number) also are.
+    #[must_use]
+    pub fn copy_of_vector(&self, register: u16, bytes: u32) -> Option<Place> {
+        self.readable(self.held.get(&Spot::Register(register))?.value, bytes)
+    }
+
+    /// Where a register's value at the function's call is now.
+    #[must_use]
+    pub fn at_call(&self, register: u16) -> Option<Place> {
+        self.readable(ValueId::Entry(register), GENERAL_BYTES.into())
+    }
+
+    /// Replaces registers that the kernel does not show by places with the same bytes.
+    pub fn settle(&self, variables: &mut [VisibleVariable]) {
+        for variable in variables {
+            let VariableLocation::Pieces(pieces) = &mut variable.location else { continue };
+            for piece in pieces {
+                if let Place::FloatRegister(register) = piece.place
+                    && let Some(place) = self.copy_of_vector(register, piece.bytes)
+                {
+                    piece.place = place;
+                }
+            }
+        }
+    }
+}
+
+/// Whether a variable lies in a register that the kernel does not show.
+#[must_use]
+pub fn is_in_vector(variable: &VisibleVariable) -> bool {
+    match &variable.location {
+        VariableLocation::Pieces(pieces) => {
+            pieces.iter().any(|piece| matches!(piece.place, Place::FloatRegister(_)))
+        }
+        _ => false,
+    }
+}
+
+/// An instruction that copies `bytes` unchanged.
+#[derive(Clone, Copy)]
+struct Copy {
+    from: Spot,
+    to: Spot,
+    bytes: u8,
+}
+
+fn copy_of(instruction: &Instruction, cfa_from_sp: i64) -> Option<Copy> {
+    let bytes = match instruction.mnemonic() {
+        Mnemonic::Mov => match (instruction.op0_kind(), instruction.op1_kind()) {
+            (OpKind::Register, _) => u8::try_from(instruction.op0_register().size()).ok()?,
+            (_, OpKind::Register) => u8::try_from(instruction.op1_register().size()).ok()?,
+            _ => return None,
+        },
+        Mnemonic::Movd | Mnemonic::Movss => 4,
+        Mnemonic::Movq | Mnemonic::Movsd => 8,
+        Mnemonic::Movups
+        | Mnemonic::Movaps
+        | Mnemonic::Movupd
+        | Mnemonic::Movapd
+        | Mnemonic::Movdqu
+        | Mnemonic::Movdqa => 16,
+        _ => return None,
+    };
+    let spot = |operand: u32| match instruction.op_kind(operand) {
+        OpKind::Register => {
+            let register = instruction.op_register(operand);
+            // The second byte of a register is not its low byte.
+            let second_byte = matches!(register, Register::AH | Register::BH | Register::CH | Register::DH);
+            dwarf_number(register).filter(|_| !second_byte).map(Spot::Register)
+        }
+        OpKind::Memory
+            if instruction.memory_base() == Register::RSP && instruction.memory_index() == Register::None =>
+        {
+            let displacement = instruction.memory_displacement64().cast_signed();
+            displacement.checked_sub(cfa_from_sp).map(Spot::Slot)
+        }
+        _ => None,
+    };
+    let (to, from) = (spot(0)?, spot(1)?);
+    (to != from).then_some(Copy { from, to, bytes })
+}
+
+/// CFA minus SP before every instruction that is reached from the function's entry. `None`: it differs by the way there.
+fn stack_depths(graph: &FlowGraph) -> Option<Vec<Option<i64>>> {
+    let mut depths: Vec<Option<i64>> = vec![None; graph.len()];
+    let mut work = vec![(graph.entry(), ENTRY_CFA_FROM_SP)];
+    while let Some((node, depth)) = work.pop() {
+        let slot = depths.get_mut(node)?;
+        match *slot {
+            Some(known) if known == depth => continue,
+            Some(_) => return None,
+            None => *slot = Some(depth),
+        }
+        let behind = depth.checked_sub(stack_step(graph.instruction(node))?)?;
+        work.extend(graph.successors(node).iter().map(|&next| (next, behind)));
+    }
+    Some(depths)
+}
+
+/// By how much an instruction changes SP. `None`: that can't be told.
+fn stack_step(instruction: &Instruction) -> Option<i64> {
+    match instruction.flow_control() {
+        // What was called has taken the return address off.
+        FlowControl::Call | FlowControl::IndirectCall | FlowControl::Return => return Some(0),
+        _ => {}
+    }
+    if instruction.is_stack_instruction() {
+        let step = instruction.stack_pointer_increment();
+        // `leave` takes SP from RBP.
+        return (instruction.mnemonic() != Mnemonic::Leave && step != 0).then_some(i64::from(step));
+    }
+    let writes_sp = instruction.op_count() > 0
+        && instruction.op0_kind() == OpKind::Register
+        && instruction.op0_register() == Register::RSP;
+    if !writes_sp {
+        return Some(0);
+    }
+    match (instruction.mnemonic(), instruction.op1_kind()) {
+        (Mnemonic::Cmp | Mnemonic::Test, _) => Some(0),
+        (Mnemonic::Sub, OpKind::Immediate8to64 | OpKind::Immediate32to64) => {
+            instruction.immediate(1).cast_signed().checked_neg()
+        }
+        (Mnemonic::Add, OpKind::Immediate8to64 | OpKind::Immediate32to64) => {
+            Some(instruction.immediate(1).cast_signed())
+        }
+        _ => None,
+    }
+}
+
+/// The parts of the frame whose address the code takes.
+fn exposed(graph: &FlowGraph, depths: &[Option<i64>]) -> Exposed {
+    let mut exposed = Exposed::default();
+    for node in (0..graph.len()).filter(|&node| graph.is_reachable(node)) {
+        let instruction = graph.instruction(node);
+        let depth = depths.get(node).copied().flatten();
+        let taken = match taken_address(instruction) {
+            Taken::Nothing => continue,
+            Taken::FromSp(displacement) => depth.and_then(|depth| displacement.checked_sub(depth)),
+            Taken::Anything => None,
+        };
+        match taken {
+            Some(at) => exposed.add(at),
+            None => return Exposed::all(),
+        }
+    }
+    exposed
+}
+
+enum Taken {
+    Nothing,
+    /// SP plus this.
+    FromSp(i64),
+    Anything,
+}
+
+fn taken_address(instruction: &Instruction) -> Taken {
+    let register = |operand: u32| {
+        (instruction.op_count() > operand && instruction.op_kind(operand) == OpKind::Register)
+            .then(|| instruction.op_register(operand))
+    };
+    if instruction.mnemonic() == Mnemonic::Lea {
+        let displacement = instruction.memory_displacement64().cast_signed();
+        return match instruction.memory_base() {
+            // Below SP there is nothing yet: the stack check.
+            Register::RSP if displacement < 0 && instruction.memory_index() == Register::None => {
+                Taken::Nothing
+            }
+            Register::RSP => Taken::FromSp(displacement),
+            Register::RBP => Taken::Anything,
+            _ if instruction.memory_index() == Register::RBP => Taken::Anything,
+            _ => Taken::Nothing,
+        };
+    }
+    if instruction.is_stack_instruction() {
+        return Taken::Nothing;
+    }
+    // Go's code reaches its frame by SP; whatever writes by the frame pointer is something else.
+    if instruction.op_count() > 0
+        && instruction.op0_kind() == OpKind::Memory
+        && [instruction.memory_base(), instruction.memory_index()].contains(&Register::RBP)
+        && !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test)
+    {
+        return Taken::Anything;
+    }
+    match (instruction.mnemonic(), register(0), register(1)) {
+        // The frame pointer; nothing reads it as an address but frames' ends and debuggers.
+        (Mnemonic::Mov, Some(Register::RBP), Some(Register::RSP)) => Taken::Nothing,
+        (Mnemonic::Mov, Some(_), Some(Register::RSP)) => Taken::FromSp(0),
+        (Mnemonic::Cmp | Mnemonic::Test, ..) => Taken::Nothing,
+        (_, _, Some(Register::RSP)) => Taken::Anything,
+        (Mnemonic::Mov, None, Some(Register::RBP)) if instruction.memory_base() == Register::RSP => {
+            // Saved around a call that takes RBP as an argument.
+            Taken::Nothing
+        }
+        (_, _, Some(Register::RBP)) => Taken::Anything,
+        _ => Taken::Nothing,
+    }
+}
+
+fn writes(access: OpAccess) -> bool {
+    !matches!(access, OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess)
+}
+
+/// The DWARF number of the register that a register is part of.
+fn dwarf_number(register: Register) -> Option<u16> {
+    if register.is_vector_register() {
+        let index = u16::try_from(register.number()).ok().filter(|index| *index < VECTOR_REGISTERS)?;
+        return Some(FIRST_VECTOR_REGISTER + index);
+    }
+    Some(match register.full_register() {
+        Register::RAX => 0,
+        Register::RDX => 1,
+        Register::RCX => 2,
+        Register::RBX => 3,
+        Register::RSI => 4,
+        Register::RDI => 5,
+        Register::RBP => 6,
+        Register::RSP => 7,
+        Register::R8 => 8,
+        Register::R9 => 9,
+        Register::R10 => 10,
+        Register::R11 => 11,
+        Register::R12 => 12,
+        Register::R13 => 13,
+        Register::R14 => 14,
+        Register::R15 => 15,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;
