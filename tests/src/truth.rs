@@ -181,23 +181,17 @@ struct Build<'a> {
 
 impl Build<'_> {
     /// Whether a variable may lack this.
-    fn excuses(self, reason: &str, probe: &str, pass: u32) -> bool {
+    fn excuses(self, reason: &str, pass: u32) -> bool {
         !self.mode.keeps_everything()
             || match reason {
-                // Where the value is before the first call; the kernel does not show these registers.
-                "register_float" => false,
                 // A dynamic type or closure that is met for the first time is known from then on. Before 1.25 debug data
                 // leaves out types that only ever are in interfaces.
                 "unknown_type" => pass == 0 || self.version.minor() < 25,
                 // Go's debug data says what a closure captured since 1.23.
                 "capture_missing" => self.version.minor() < 23,
-                "max_bytes" => true,
                 // A page of the program's data that nothing touched yet is not in memory, and is not fetched for a probe.
                 // The first pass's own print touches it.
                 "fault" => pass == 0,
-                // Generic code whose real types its dictionary does not tell in time: the shape's bytes are captured,
-                // what a pointer of a shape leads to is not.
-                "shape_type" | "budget" => probe.starts_with("generics."),
                 _ => false,
             }
     }
@@ -312,7 +306,7 @@ fn variables(truth: &TrueHit, hit: &Value, build: Build<'_>, limits: Limits, tal
             tally.failures.extend(findings.wrong);
         } else if let Some((reason, at)) = findings.labels.first() {
             tally.label(reason, &path);
-            if !build.excuses(reason, &truth.probe, truth.pass) {
+            if !build.excuses(reason, truth.pass) {
                 tally.failures.push(format!("{at}: {reason} in a build that keeps everything"));
             }
         } else {

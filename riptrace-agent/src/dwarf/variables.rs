@@ -20,6 +20,9 @@ const DICTIONARY: &str = ".dict";
 /// What is in the names of functions that several instantiations share.
 const SHAPE: &str = "go.shape.";
 
+/// Which of several variables is meant can't be told.
+struct Ambiguous;
+
 /// The parameters and results of a function, in the order of its declaration.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Signature {
@@ -322,13 +325,14 @@ impl DebugInfo {
             dict_index: ty
                 .dict_index
                 .map(|word| DictIndex { word, of_pointer: by_address })
-                .or_else(|| self.captured_dict_index(view, site.scopes, variable, role)),
+                .or_else(|| self.declared_dict_index(view, site.scopes, variable, role)),
         }
     }
 
-    /// What the dictionary says of a variable that a closure captured. Debug data says so only where the variable was
-    /// declared, in a function around it; all of them have the same dictionary.
-    fn captured_dict_index(
+    /// What the dictionary says of a variable that a closure captured, or that escaped. Debug data says so only where the
+    /// variable was declared: in a function around the closure (all of them have the same dictionary), and of a
+    /// parameter.
+    fn declared_dict_index(
         &self,
         view: &View<'_>,
         scopes: &Scopes,
@@ -337,13 +341,14 @@ impl DebugInfo {
     ) -> Option<DictIndex> {
         let name = &*scopes.function.name;
         let generic_end = name.rfind(']')?;
-        if role != Role::Captured || !name.contains(SHAPE) {
+        if !name.contains(SHAPE) || matches!(variable.owner, Owner::Inlined(_)) {
             return None;
         }
-        let bare = |ty: TypeId, by_address: bool| if by_address { self.pointee_of(ty) } else { ty };
-        let (wanted, by_address) = source_name(&variable.name);
-        let wanted_type = bare(self.variable_type(view, variable.ty).id, by_address);
-        let mut found: Option<DictIndex> = None;
+        let mut found = None;
+        if role != Role::Captured {
+            self.add_dict_index(view, scopes, scopes, variable, &mut found).ok()?;
+            return found;
+        }
         let mut around = name;
         while let Some(end) = around.rfind(['.', '-']).filter(|end| *end > generic_end) {
             around = around.get(..end)?;
@@ -351,23 +356,42 @@ impl DebugInfo {
             let functions = matches.iter().flat_map(|found| &found.functions);
             for function in functions.filter(|function| &*function.name == around) {
                 let declared = self.scopes(function.die).ok()??;
-                for other in &declared.variables {
-                    let (other_name, of_pointer) = source_name(&other.name);
-                    if other_name != wanted || other.decl_line != variable.decl_line {
-                        continue;
-                    }
-                    let ty = self.variable_type(view, other.ty);
-                    let Some(word) = ty.dict_index else { continue };
-                    let index = DictIndex { word, of_pointer };
-                    // Two of one name on one line: which of them was captured is not known.
-                    if bare(ty.id, of_pointer) != wanted_type || found.is_some_and(|found| found != index) {
-                        return None;
-                    }
-                    found = Some(index);
-                }
+                self.add_dict_index(view, &declared, scopes, variable, &mut found).ok()?;
             }
         }
         found
+    }
+
+    /// Adds what the variables in `declared` say that have the name, line and type of a variable of `scopes`. An error:
+    /// two that differ, so that it is not known which of them it is.
+    fn add_dict_index(
+        &self,
+        view: &View<'_>,
+        declared: &Scopes,
+        scopes: &Scopes,
+        variable: &Variable,
+        found: &mut Option<DictIndex>,
+    ) -> Result<(), Ambiguous> {
+        let bare = |ty: TypeId, by_address: bool| if by_address { self.pointee_of(ty) } else { ty };
+        let (wanted, by_address) = source_name(&variable.name);
+        let wanted_type = bare(self.variable_type(view, variable.ty).id, by_address);
+        let same_body = std::ptr::eq(declared, scopes);
+        for other in &declared.variables {
+            let (name, of_pointer) = source_name(&other.name);
+            let owned =
+                !matches!(other.owner, Owner::Inlined(_)) && (!same_body || other.owner == variable.owner);
+            if name != wanted || other.decl_line != variable.decl_line || !owned {
+                continue;
+            }
+            let ty = self.variable_type(view, other.ty);
+            let Some(word) = ty.dict_index else { continue };
+            let index = DictIndex { word, of_pointer };
+            if bare(ty.id, of_pointer) != wanted_type || found.is_some_and(|found| found != index) {
+                return Err(Ambiguous);
+            }
+            *found = Some(index);
+        }
+        Ok(())
     }
 
     /// A package variable's entry as a variable, with its full name; `None`: it has no fixed address.
