@@ -18,14 +18,17 @@ use crate::{
 /// Dictionaries of a package that are looked at. Of a package with more none is known to be the only one.
 const MAX_DICTIONARIES: usize = 8192;
 
+/// Symbol names and addresses of a package's dictionaries.
+type Dictionaries = Rc<[(String, u64)]>;
+
 /// Keeps what was worked out for the sites of one location.
 pub(super) struct Proofs<'a> {
     image: &'a Image,
     debug: &'a DebugInfo,
     /// By the function's entry.
     copies: HashMap<u64, Option<Rc<Copies>>>,
-    /// By package: the dictionaries' names and addresses. `None`: too many.
-    dictionaries: HashMap<String, Option<Rc<[(String, u64)]>>>,
+    /// By package. `None`: too many.
+    dictionaries: HashMap<String, Option<Dictionaries>>,
 }
 
 impl<'a> Proofs<'a> {
@@ -128,16 +131,14 @@ impl<'a> Proofs<'a> {
     }
 
     /// Every dictionary whose symbol begins with the package.
-    fn dictionaries_of(&mut self, package: &str) -> Option<Rc<[(String, u64)]>> {
+    fn dictionaries_of(&mut self, package: &str) -> Option<Dictionaries> {
         if let Some(known) = self.dictionaries.get(package) {
             return known.clone();
         }
         let prefix = format!("{package}..dict.");
         let mut found = Vec::new();
-        self.image.executable.elf().for_each_symbol(|name, symbol| {
-            if name.starts_with(prefix.as_bytes()) {
-                found.push((String::from_utf8_lossy(name).into_owned(), symbol.value));
-            }
+        self.image.executable.elf().for_each_data_symbol_with(&[prefix.as_bytes()], |name, symbol| {
+            found.push((String::from_utf8_lossy(name).into_owned(), symbol.value));
             found.len() <= MAX_DICTIONARIES
         });
         let found = (found.len() <= MAX_DICTIONARIES).then(|| Rc::from(found));

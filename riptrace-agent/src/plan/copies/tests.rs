@@ -122,3 +122,31 @@ fn a_stack_pointer_that_depends_on_the_way_proves_nothing() {
     // cmp eax, ebx; jz +1; push rax; nop
     assert!(known(&[0x39, 0xd8, 0x74, 1, 0x50, 0x90], 5).is_none());
 }
+
+#[test]
+fn no_bytes_make_it_fail() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..3000 {
+        let code: Vec<u8> = (0..96)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                // Bytes of moves by RSP come up often.
+                let random = state.to_be_bytes();
+                if random[1] & 1 == 0 {
+                    [0x48, 0x89, 0x44, 0x24, 0x8b, 0xeb, 0x0f, 0x11][usize::from(random[0] & 7)]
+                } else {
+                    random[0]
+                }
+            })
+            .collect();
+        let bytes = Bytes::new(START, &code);
+        let Ok(graph) = bytes.graph() else { continue };
+        if let Some(copies) = Copies::in_graph(&bytes, graph) {
+            for at in START..START + 96 {
+                if let Some(known) = copies.before(at) {
+                    let _ = (known.at_call(RAX), known.copy_of_vector(XMM0, 8));
+                }
+            }
+        }
+    }
+}
