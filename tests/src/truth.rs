@@ -184,9 +184,8 @@ impl Build<'_> {
     fn excuses(self, reason: &str, pass: u32) -> bool {
         !self.mode.keeps_everything()
             || match reason {
-                // A dynamic type or closure that is met for the first time is known from then on. Before 1.25 debug data
-                // leaves out types that only ever are in interfaces.
-                "unknown_type" => pass == 0 || self.version.minor() < 25,
+                // A dynamic type or closure that is met for the first time is known from then on.
+                "unknown_type" => pass == 0,
                 // Go's debug data says what a closure captured since 1.23.
                 "capture_missing" => self.version.minor() < 23,
                 // A page of the program's data that nothing touched yet is not in memory, and is not fetched for a probe.

@@ -263,6 +263,18 @@ impl Elf {
         self.read(link_address, bytes)
     }
 
+    /// Whether these bytes lie where the dynamic loader writes, and nothing else: it makes them read-only afterwards.
+    pub fn is_relocated(&self, link_address: u64, bytes: usize) -> bool {
+        let end = link_address.checked_add(bytes as u64);
+        let within =
+            |range: &Range<u64>| range.start <= link_address && end.is_some_and(|end| end <= range.end);
+        // A section that the linker set apart even where it leaves out the segment that says so.
+        let section = self
+            .section(".data.rel.ro")
+            .map(|section| section.address..section.address.saturating_add(section.bytes));
+        self.relro.as_ref().is_some_and(within) || section.as_ref().is_some_and(within)
+    }
+
     /// The descriptor of the first note with this owner and type.
     pub fn note(&self, owner: &[u8], kind: u32) -> Option<&[u8]> {
         let from_sections = self

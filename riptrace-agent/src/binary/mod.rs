@@ -2,6 +2,7 @@
 //! binary analysis that does I/O; it hands `Bytes` to the pure modules `dwarf` and `golang`.
 
 pub mod cache;
+mod constants;
 pub mod container;
 pub mod debug;
 mod debuginfod;
@@ -11,6 +12,7 @@ pub mod inflate;
 pub mod process;
 mod runtime;
 
+pub use constants::Constants;
 pub use debug::{DebugMissing, DebugOptions, Progress, Stage};
 pub use executable::{BinaryError, Executable, FileIdentity};
 pub use process::Process;

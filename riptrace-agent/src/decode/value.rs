@@ -8,7 +8,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use riptrace_common::wire::{
     number::{Address, Float, Scalar},
-    value::{Field, Limit, Truncated, Value},
+    value::{Field, Limit, Truncated, Unavailable, Value},
 };
 
 use super::{
@@ -17,7 +17,10 @@ use super::{
     display,
     memory::{Lack, Memory, Origin, View, Wanted},
 };
-use crate::golang::types::{FieldLayout, GoType, Kind, Shape, TypeId};
+use crate::golang::{
+    abi_type::AbiTypes,
+    types::{FieldLayout, GoType, Kind, Shape, TypeId},
+};
 
 /// Levels of JSON that a value adds: `{"elem":{`, `{"elems":[{`, `{"fields":[{"value":{`.
 pub(super) const NESTING_ELEM: u32 = 1;
@@ -99,6 +102,9 @@ impl<'a> Decoder<'a> {
                 value.nil = address == 0;
                 value.addr = Some(Address(address));
             }),
+            Shape::Unknown if AbiTypes::address(ty).is_some() => {
+                Err(Lack::Unavailable(Unavailable::UnknownType))
+            }
             Shape::Unknown => Err(Lack::BAD_DEBUG_INFO),
         };
         if let Err(lack) = filled {
@@ -303,7 +309,7 @@ impl<'a> Decoder<'a> {
         let Some(elem) = elem else { return Ok(()) };
         // All pointers share one shape: what this one points at, the dictionary would have said.
         if value.type_name.as_deref().is_some_and(|name| name.starts_with("go.shape.")) {
-            return Err(Lack::Unavailable(riptrace_common::wire::value::Unavailable::UnknownType));
+            return Err(Lack::Unavailable(Unavailable::UnknownType));
         }
         if self.shown.contains(&(address, elem)) {
             value.cycle = true;

@@ -18,7 +18,10 @@ use super::{
     scopes::{self, Abstract, Scopes},
     unit::{Unit, View},
 };
-use crate::golang::types::{GoType, TypeId, TypeSource};
+use crate::golang::{
+    abi_type::AbiTypes,
+    types::{GoType, TypeId, TypeSource},
+};
 
 /// A name that stands for more functions than this stands for nothing.
 const MAX_MATCHES: usize = 1 << 14;
@@ -291,6 +294,15 @@ impl DebugInfo {
     }
 }
 
+impl DebugInfo {
+    /// The entry of debug data for the type whose `abi.Type` lies there.
+    fn described(&self, link_address: u64) -> Option<TypeId> {
+        let raw = link_address.checked_sub(self.sections.runtime_types_base?)?;
+        let die = self.index.lookup(Table::RuntimeTypes, u32::try_from(raw).ok()?).next()?;
+        Some(TypeId(die))
+    }
+}
+
 impl TypeSource for DebugInfo {
     fn get(&self, id: TypeId) -> Arc<GoType> {
         if let Ok(known) = self.types.read()
@@ -298,7 +310,13 @@ impl TypeSource for DebugInfo {
         {
             return Arc::clone(found);
         }
-        let found = Arc::new(self.read_type(&self.view(), id.0, 0));
+        let found = match AbiTypes::address(id).zip(self.abi_types()) {
+            None => self.read_type(&self.view(), id.0, 0),
+            Some((address, types)) => types
+                .read(address, |address| self.described(address))
+                .unwrap_or_else(|| self.read_type(&self.view(), id.0, 0)),
+        };
+        let found = Arc::new(found);
         if let Ok(mut known) = self.types.write() {
             if known.len() >= MAX_CACHED {
                 known.clear();
@@ -309,8 +327,9 @@ impl TypeSource for DebugInfo {
     }
 
     fn by_runtime_type(&self, link_address: u64) -> Option<TypeId> {
-        let raw = link_address.checked_sub(self.sections.runtime_types_base?)?;
-        let die = self.index.lookup(Table::RuntimeTypes, u32::try_from(raw).ok()?).next()?;
-        Some(TypeId(die))
+        self.described(link_address).or_else(|| {
+            let types = self.abi_types()?;
+            types.describes(link_address).then(|| AbiTypes::id(link_address))
+        })
     }
 }

@@ -38,7 +38,10 @@ pub use self::{
     variables::{Parameter, Signature},
 };
 use self::{index::Index, lines::UnitLines, scopes::Scopes, unit::AbbreviationCache};
-use crate::golang::types::GoType;
+use crate::golang::{
+    abi_type::{AbiTypes, TypeMemory},
+    types::GoType,
+};
 
 /// The debug sections of one binary, inflated. A section that the binary lacks is empty.
 #[derive(Clone, Debug, Default)]
@@ -90,6 +93,8 @@ pub struct DebugInfo {
     file_rows: RwLock<Option<FileRows>>,
     /// By offset of the type's entry.
     types: RwLock<HashMap<u64, Arc<GoType>>>,
+    /// Where types are that debug data leaves out.
+    runtime_types: Option<Arc<dyn TypeMemory>>,
     /// By name of the type.
     constants: RwLock<HashMap<String, Arc<[NamedConstant]>>>,
     /// Frame descriptions of C code.
@@ -144,9 +149,21 @@ impl DebugInfo {
             lines: RwLock::default(),
             file_rows: RwLock::default(),
             types: RwLock::default(),
+            runtime_types: None,
             constants: RwLock::default(),
             eh_frames: OnceLock::new(),
         })
+    }
+
+    /// Takes types that debug data leaves out from what the runtime itself knows of them.
+    #[must_use]
+    pub fn with_runtime_types(self, memory: Arc<dyn TypeMemory>) -> Self {
+        Self { runtime_types: Some(memory), ..self }
+    }
+
+    /// What the runtime knows of its types.
+    pub(crate) fn abi_types(&self) -> Option<AbiTypes<'_>> {
+        Some(AbiTypes::new(self.runtime_types.as_deref()?, self.sections.runtime_types_base?))
     }
 
     /// What makes the next [`Self::load`] of the same sections quick: to be handed in as

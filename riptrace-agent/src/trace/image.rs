@@ -1,17 +1,15 @@
 //! A binary that is traced: its bytes, its debug data, and what decoding asks of them.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, OnceLock},
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use riptrace_common::{abi, wire::event};
 
 use crate::{
-    binary::{DebugOptions, Executable, Progress},
+    binary::{Constants, DebugOptions, Executable, Progress},
     decode::{FunctionName, Symbols},
     dwarf::{ClosureLayout, DebugInfo, NamedConstant},
     golang::{
+        abi_type::TypeMemory,
         runtime::{self, RuntimeOffsets},
         types::{Shape, TypeSource},
     },
@@ -27,8 +25,8 @@ pub struct Image {
     pub debug: Option<Arc<DebugInfo>>,
     /// Why it has none, and what to do.
     pub debug_missing: Option<String>,
-    /// What the dynamic loader writes into a position-independent binary: link-time addresses, by where they are.
-    relocations: OnceLock<HashMap<u64, u64>>,
+    /// Its data that never changes.
+    constants: Arc<Constants>,
 }
 
 impl Image {
@@ -38,21 +36,17 @@ impl Image {
             .debug(options, progress)
             .map_err(|error| error.to_string())
             .and_then(|sections| DebugInfo::load(sections).map_err(|error| error.to_string()));
+        let constants = Arc::new(Constants::of(&executable));
         match loaded {
             Ok(debug) => {
                 if !debug.index_was_cached() {
                     executable.store_index(options, &debug.index_bytes());
                 }
-                Self {
-                    executable,
-                    debug: Some(Arc::new(debug)),
-                    debug_missing: None,
-                    relocations: OnceLock::new(),
-                }
+                let memory: Arc<dyn TypeMemory> = Arc::clone(&constants) as _;
+                let debug = Arc::new(debug.with_runtime_types(memory));
+                Self { executable, debug: Some(debug), debug_missing: None, constants }
             }
-            Err(reason) => {
-                Self { executable, debug: None, debug_missing: Some(reason), relocations: OnceLock::new() }
-            }
+            Err(reason) => Self { executable, debug: None, debug_missing: Some(reason), constants },
         }
     }
 
@@ -69,26 +63,9 @@ impl Image {
 }
 
 impl Image {
-    fn relocations(&self) -> &HashMap<u64, u64> {
-        self.relocations.get_or_init(|| {
-            let mut found = HashMap::new();
-            if self.executable.is_pie() {
-                self.executable.elf().for_each_relative_relocation(|at, value| {
-                    found.insert(at, value);
-                });
-            }
-            found
-        })
-    }
-
     /// The pointer that lies at an address when the program starts.
     pub(super) fn constant_pointer(&self, link_address: u64) -> Option<u64> {
-        if let Some(value) = self.relocations().get(&link_address) {
-            return Some(*value);
-        }
-        let bytes = self.executable.read(link_address, 8)?.first_chunk()?;
-        // A linker that leaves the value to a relocation writes zero here.
-        Some(u64::from_le_bytes(*bytes)).filter(|address| *address != 0)
+        self.constants.first_pointer(link_address)
     }
 
     /// The source files whose path is `suffix` or ends with `/suffix`.
@@ -168,15 +145,7 @@ impl Symbols for Image {
     }
 
     fn pointer(&self, link_address: u64) -> Option<u64> {
-        // The loader makes this section read-only once it is relocated; what lies elsewhere may have changed since.
-        let relocated = || {
-            self.executable.elf().section(".data.rel.ro").is_some_and(|section| {
-                link_address >= section.address && link_address - section.address < section.bytes
-            })
-        };
-        (self.executable.read_only(link_address, 8).is_some() || relocated())
-            .then(|| self.constant_pointer(link_address))
-            .flatten()
+        self.constants.holds(link_address, 8).then(|| self.constant_pointer(link_address)).flatten()
     }
 
     fn closure(&self, code: u64) -> Option<ClosureLayout> {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
+mod abi_types;
 mod build;
 mod damaged;
 mod debug_data;
