@@ -137,7 +137,7 @@ impl<'a> AbiTypes<'a> {
 
     fn header(&self, address: u64) -> Option<Header> {
         // So that additions to it never wrap.
-        if address < self.base || address >= ID_MARK || address % 8 != 0 {
+        if address < self.base || address >= ID_MARK || !address.is_multiple_of(8) {
             return None;
         }
         let bytes: &[u8; TYPE_BYTES as usize] =
