@@ -14,6 +14,8 @@ use crate::binary::{
 
 /// Bytes of a thread's name that the kernel keeps (`TASK_COMM_LEN` without the zero byte).
 const COMM_BYTES: usize = 15;
+/// Files that a process has loaded and that are looked at.
+const MAX_LOADED_FILES: usize = 256;
 const DELETED_SUFFIX: &[u8] = b" (deleted)";
 
 /// Entries of a process's auxiliary vector (linux/auxvec.h).
@@ -184,6 +186,21 @@ impl Process {
         if self.deleted { None } else { self.visible_at.clone().or_else(in_container) }
     }
 
+    /// Files with Go code, other than its program, that it has loaded: plugins, and C libraries written in Go.
+    pub fn loaded_go_files(&self) -> Vec<PathBuf> {
+        let maps = fs::read_to_string(directory(self.pid).join("maps")).unwrap_or_default();
+        let mut files: Vec<&str> = maps.lines().filter_map(executable_file).collect();
+        files.sort_unstable();
+        files.dedup();
+        let seen_by_it = directory(self.pid).join("root");
+        let is_go = |file: &&str| {
+            let path = seen_by_it.join(file.trim_start_matches('/'));
+            Executable::open(&path).is_ok_and(|file| file.is_go())
+        };
+        let others = files.into_iter().filter(|file| Path::new(file) != self.exe).take(MAX_LOADED_FILES);
+        others.filter(is_go).map(PathBuf::from).collect()
+    }
+
     /// Opens the program that it runs; an error if it is not a Go program.
     pub fn executable(&self) -> Result<Executable, ProcessError> {
         let link = exe_link(self.pid);
@@ -231,6 +248,14 @@ pub fn load_bias(pid: u32, program: &Executable) -> Result<u64, ProcessError> {
         .map(|(_, entry)| entry.wrapping_sub(program.elf().entry))
         .filter(|bias| bias % 4096 == 0)
         .ok_or_else(|| ProcessError::OtherProgram { pid, path: program.path().to_owned() })
+}
+
+/// The file of a line of `/proc/PID/maps` (proc_pid_maps(5)), if it is mapped to be executed.
+fn executable_file(line: &str) -> Option<&str> {
+    let mut fields = line.splitn(6, ' ');
+    let permissions = fields.nth(1)?;
+    let file = fields.nth(3)?.trim_start();
+    (permissions.contains('x') && file.starts_with('/')).then_some(file)
 }
 
 fn directory(pid: u32) -> PathBuf {
@@ -329,6 +354,22 @@ mod tests {
         }
         for broken in ["", "42", "42 (x", "42 (x) S", "42 (x) S seven"] {
             assert_eq!(parse_stat(broken.as_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn files_that_are_mapped_to_be_executed_are_told_from_the_rest() {
+        for (line, expected) in [
+            (
+                "7f1c-7f2d r-xp 00001000 fe:00 1234                       /srv/my plugin.so",
+                Some("/srv/my plugin.so"),
+            ),
+            ("7f1c-7f2d r--p 00001000 fe:00 1234                       /srv/data", None),
+            ("7f1c-7f2d r-xp 00000000 00:00 0                          [vdso]", None),
+            ("7f1c-7f2d rwxp 00000000 00:00 0 ", None),
+            ("", None),
+        ] {
+            assert_eq!(executable_file(line), expected, "{line}");
         }
     }
 

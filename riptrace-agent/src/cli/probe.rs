@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     io,
     ops::ControlFlow,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,7 +25,11 @@ use super::{
 };
 use crate::{
     binary::{cache::Cache, process::Process},
-    plan::{CaptureLimits, path::PathExpression, sites::LocationRequest},
+    plan::{
+        CaptureLimits,
+        path::PathExpression,
+        sites::{LocationError, LocationRequest},
+    },
     probe::{Kernel, KernelOptions, ProbeError},
     render::{self, text::TextOptions},
     trace::{
@@ -329,7 +334,7 @@ fn requests(
             }
         }
         match bound.as_slice() {
-            [] => return Err(Failure::unbound(not_bound(&failures, text))),
+            [] => return Err(Failure::unbound(not_bound(&failures, text) + &plugins(&failures))),
             [_] => {}
             // Nobody said which: more than one program has such a line.
             many if !arguments.target.is_given() => {
@@ -371,6 +376,30 @@ fn not_bound(failures: &[(&Program, PlanFailure)], text: &str) -> String {
 /// Reads a condition.
 pub(super) fn condition(text: &str) -> Result<ParsedExpr, Failure> {
     ParsedExpr::parse(text).map_err(|error| Failure::new(Exit::Usage, format!("--when: {error}")))
+}
+
+/// What is not found may be in a plugin, which is a binary of its own.
+fn plugins(failures: &[(&Program, PlanFailure)]) -> String {
+    let missing = |failure: &PlanFailure| {
+        matches!(
+            failure,
+            PlanFailure::Location(LocationError::NoFile { .. } | LocationError::NoFunction { .. })
+        )
+    };
+    let processes = failures
+        .iter()
+        .filter(|(_, failure)| missing(failure))
+        .filter_map(|(program, _)| program.target.processes.first());
+    let mut files: Vec<PathBuf> = processes.flat_map(Process::loaded_go_files).collect();
+    files.sort();
+    files.dedup();
+    if files.is_empty() {
+        return String::new();
+    }
+    format!(
+        "; the process has also loaded {} (-buildmode=plugin or c-shared): RipTrace does not trace plugins",
+        list(files.iter().map(|file| file.display()))
+    )
 }
 
 pub(super) fn kernel_failure(error: ProbeError) -> Failure {

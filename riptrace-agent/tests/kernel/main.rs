@@ -9,6 +9,7 @@ mod gate;
 mod ladder;
 mod lifecycle;
 mod record;
+mod scratch;
 mod session;
 mod target;
 mod tiers;
