@@ -243,6 +243,29 @@ fn a_closed_pipe_is_no_error() {
 }
 
 #[test]
+fn a_full_disk_ends_it_with_the_reason_and_the_counters() {
+    if !requirements::bpf("a full disk") {
+        return;
+    }
+    let mut fixture = ticking();
+    let pid = fixture.pid().to_string();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let probe = Command::new(binary())
+        .args(["probe", "--json", "--timeout", "20s", "--pid", &pid, &line("bad.tick").location()])
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    fixture.release().unwrap();
+    let output = probe.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot write to standard output: No space left on device"), "{said}");
+    assert!(said.contains("hits ") && said.contains("= emitted "), "{said}");
+    assert!(fixture.is_running(), "the program did not survive");
+}
+
+#[test]
 fn a_signal_ends_it_cleanly() {
     if !requirements::bpf("signals") {
         return;

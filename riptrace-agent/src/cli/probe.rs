@@ -554,11 +554,17 @@ impl Session<'_> {
                 }
             }
         }
-        self.printer.reader = self.printer.output.finish()?;
+        self.printer.reader = self.printer.output.finish();
         if end == End::ProcessesEnded {
             note("riptrace: every traced process ended\n");
         }
         note(&render::text::stats(&total));
+        if let Some(error) = self.printer.output.failure() {
+            let message = format!(
+                "cannot write to standard output: {error}; the output is incomplete, the counters are the kernel's"
+            );
+            return Err(Failure::new(Exit::Failure, message));
+        }
         let seen = if self.arguments.dry_run { total.hits } else { self.printer.printed };
         Ok(if seen > 0 || end == End::ReaderGone { Exit::Ok } else { Exit::NoHit })
     }
@@ -612,8 +618,8 @@ impl Printer {
             self.printed += 1;
         }
         self.reader = match (self.json, event) {
-            (true, event) => self.output.text(&render::json::line(event))?,
-            (false, Event::Hit(hit)) => self.output.text(&render::text::hit(hit, &self.text))?,
+            (true, event) => self.output.text(&render::json::line(event)),
+            (false, Event::Hit(hit)) => self.output.text(&render::text::hit(hit, &self.text)),
             (false, event) => {
                 note(&render::text::event(event, &self.text));
                 self.reader
@@ -623,7 +629,7 @@ impl Printer {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.reader = self.output.flush()?;
+        self.reader = self.output.flush();
         Ok(())
     }
 }

@@ -31,6 +31,8 @@ pub struct Stream {
     stopped: Arc<AtomicBool>,
     writer: Option<JoinHandle<io::Result<()>>>,
     reader: Reader,
+    /// Why nothing can be written any more, other than that the reader is gone.
+    failure: Option<io::Error>,
 }
 
 impl Stream {
@@ -63,15 +65,12 @@ impl Stream {
             stopped,
             writer: Some(writer),
             reader: Reader::There,
+            failure: None,
         })
     }
 
     /// Takes whole lines. They are kept even when there is no room: ask before.
-    ///
-    /// # Errors
-    ///
-    /// Earlier lines could not be written. A closed pipe is no error.
-    pub fn text(&mut self, lines: &str) -> io::Result<Reader> {
+    pub fn text(&mut self, lines: &str) -> Reader {
         if self.reader == Reader::There {
             self.block.extend_from_slice(lines.as_bytes());
         }
@@ -79,11 +78,7 @@ impl Stream {
     }
 
     /// Hands over what was taken, as far as there is room.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Self::text`].
-    pub fn flush(&mut self) -> io::Result<Reader> {
+    pub fn flush(&mut self) -> Reader {
         if !self.block.is_empty()
             && let Some(queue) = &self.queue
         {
@@ -103,11 +98,7 @@ impl Stream {
     }
 
     /// Waits until all of it is written.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Self::text`].
-    pub fn finish(&mut self) -> io::Result<Reader> {
+    pub fn finish(&mut self) -> Reader {
         if let Some(queue) = self.queue.take()
             && !self.block.is_empty()
         {
@@ -117,11 +108,11 @@ impl Stream {
         self.end()
     }
 
-    fn state(&mut self) -> io::Result<Reader> {
-        if self.stopped.load(Ordering::Acquire) { self.end() } else { Ok(self.reader) }
+    fn state(&mut self) -> Reader {
+        if self.stopped.load(Ordering::Acquire) { self.end() } else { self.reader }
     }
 
-    fn end(&mut self) -> io::Result<Reader> {
+    fn end(&mut self) -> Reader {
         self.queue = None;
         self.block.clear();
         let result = match self.writer.take().map(JoinHandle::join) {
@@ -129,11 +120,18 @@ impl Stream {
             Some(Ok(result)) => result,
             Some(Err(_panic)) => Err(io::Error::other("writing the output ended unexpectedly")),
         };
-        match result {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => self.reader = Reader::Gone,
-            other => other?,
+        if let Err(error) = result {
+            self.reader = Reader::Gone;
+            if error.kind() != ErrorKind::BrokenPipe {
+                self.failure = Some(error);
+            }
         }
-        Ok(self.reader)
+        self.reader
+    }
+
+    /// Why the output broke off (a full disk); a closed pipe is no failure. Nothing is taken any more then.
+    pub fn failure(&self) -> Option<&io::Error> {
+        self.failure.as_ref()
     }
 }
 
@@ -184,14 +182,14 @@ mod tests {
         let line = format!("{}\n", "x".repeat(999));
         let mut lines = 0;
         while stream.has_room() {
-            assert_eq!(stream.text(&line).unwrap(), Reader::There);
+            assert_eq!(stream.text(&line), Reader::There);
             lines += 1;
         }
         let bytes = lines * line.len();
         // The writer holds a block more, once it has taken one.
         assert!((QUEUED_BLOCKS * BLOCK_BYTES..(QUEUED_BLOCKS + 3) * BLOCK_BYTES).contains(&bytes), "{bytes}");
         pipe.set(|state| state.blocked = false);
-        assert_eq!(stream.finish().unwrap(), Reader::There);
+        assert_eq!(stream.finish(), Reader::There);
         assert_eq!(pipe.0.0.lock().unwrap().read.len(), bytes);
     }
 
@@ -200,9 +198,9 @@ mod tests {
         let pipe = Pipe::default();
         pipe.set(|state| state.closed = true);
         let mut stream = Stream::to(pipe).unwrap();
-        stream.text("a\n").unwrap();
-        assert_eq!(stream.finish().unwrap(), Reader::Gone);
-        assert_eq!(stream.text("b\n").unwrap(), Reader::Gone);
+        stream.text("a\n");
+        assert_eq!(stream.finish(), Reader::Gone);
+        assert_eq!(stream.text("b\n"), Reader::Gone);
 
         struct Full;
         impl io::Write for Full {
@@ -215,7 +213,8 @@ mod tests {
             }
         }
         let mut stream = Stream::to(Full).unwrap();
-        stream.text("a\n").unwrap();
-        assert_eq!(stream.finish().unwrap_err().kind(), ErrorKind::StorageFull);
+        stream.text("a\n");
+        assert_eq!(stream.finish(), Reader::Gone);
+        assert_eq!(stream.failure().map(io::Error::kind), Some(ErrorKind::StorageFull));
     }
 }
