@@ -175,7 +175,7 @@ fn command(version: &Version) -> Command {
     go
 }
 
-/// Every `.go` file and `go.mod` below the directory, by its path relative to it.
+/// Every `.go` and `.s` file and `go.mod` below the directory, by its path relative to it.
 pub fn go_files(directory: &Path) -> Result<BTreeMap<PathBuf, String>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![directory.to_owned()];
@@ -184,7 +184,10 @@ pub fn go_files(directory: &Path) -> Result<BTreeMap<PathBuf, String>> {
             let path = entry?.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "go" || extension == "mod") {
+            } else if path
+                .extension()
+                .is_some_and(|extension| extension == "go" || extension == "mod" || extension == "s")
+            {
                 files.insert(path.strip_prefix(directory)?.to_owned(), fs::read_to_string(&path)?);
             }
         }

@@ -155,7 +155,11 @@ impl DebugInfo {
                 dict_index: ty.dict_index.filter(|_| !by_address),
                 is_receiver: receiver == Some(index),
             };
-            if variable.is_result { out.results.push(parameter) } else { out.parameters.push(parameter) }
+            let list = if variable.is_result { &mut out.results } else { &mut out.parameters };
+            // A result has one entry for the place that it is returned in and may have another one for the variable.
+            if name == "_" || list.iter().all(|known| known.name != parameter.name) {
+                list.push(parameter);
+            }
         }
         Ok(out)
     }

@@ -17,23 +17,46 @@ const WORD_BYTES: u64 = 8;
 /// Structs and arrays within each other; Go's own types nest far less deep.
 const MAX_DEPTH: u32 = 64;
 
-/// Where the results of a function are when it returns, in their order. `receiver_and_parameters` take part because what
-/// of them lies on the stack comes before the results there. `has_dictionary`: a hidden pointer is passed before them.
-/// `Place::Frame` counts from the CFA of the function's frame.
+/// How the results of a function are passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Results {
+    /// Where each is when the function returns, in their order. `Place::Frame` counts from the CFA of its frame.
+    pub places: Vec<Vec<Piece>>,
+    /// Bytes of stack that the caller sets aside for the call, which the runtime's table knows as well: if the two differ,
+    /// the signature is not complete (up to Go 1.21 debug data leaves blank parameters out).
+    pub argument_bytes: u64,
+}
+
+/// Assigns the results. `receiver_and_parameters` take part because what of them lies on the stack comes before the
+/// results there. `has_dictionary`: a hidden pointer is passed before them.
 #[must_use]
 pub fn results(
     types: &dyn TypeSource,
     has_dictionary: bool,
     receiver_and_parameters: &[TypeId],
     results: &[TypeId],
-) -> Vec<Vec<Piece>> {
+) -> Results {
     let mut frame = Frame { types, integers: usize::from(has_dictionary), floats: 0, stack_bytes: 0 };
+    let mut spilled = Vec::new();
     for &parameter in receiver_and_parameters {
-        frame.assign(parameter);
+        let places = frame.assign(parameter);
+        if places.iter().any(|piece| !matches!(piece.place, Place::Frame(_))) {
+            spilled.push(types.get(parameter));
+        }
     }
     frame.align(WORD_BYTES);
     (frame.integers, frame.floats) = (0, 0);
-    results.iter().map(|&result| frame.assign(result)).collect()
+    let places = results.iter().map(|&result| frame.assign(result)).collect();
+    frame.align(WORD_BYTES);
+    if has_dictionary {
+        frame.stack_bytes = frame.stack_bytes.saturating_add(WORD_BYTES);
+    }
+    for ty in spilled {
+        frame.align(frame.alignment(&ty, 0));
+        frame.stack_bytes = frame.stack_bytes.saturating_add(ty.bytes);
+    }
+    frame.align(WORD_BYTES);
+    Results { places, argument_bytes: frame.stack_bytes }
 }
 
 struct Frame<'a> {
@@ -203,7 +226,7 @@ mod tests {
     }
 
     fn assigned(types: &TypeTable, parameters: &[TypeId], wanted: &[TypeId]) -> Vec<Vec<Piece>> {
-        results(types, false, parameters, wanted)
+        results(types, false, parameters, wanted).places
     }
 
     #[test]
@@ -268,7 +291,12 @@ mod tests {
         let types = TypeTable::default();
         let i = types.int();
         let parameters = [i; 9];
-        assert_eq!(results(&types, true, &parameters, &[types.array(i, 2)]), [vec![stack(8, 16)]]);
-        assert_eq!(results(&types, false, &parameters, &[types.array(i, 2)]), [vec![stack(0, 16)]]);
+        let of = |has_dictionary| {
+            let results = results(&types, has_dictionary, &parameters, &[types.array(i, 2)]);
+            (results.places, results.argument_bytes)
+        };
+        // Nine registers are spilled in either case: the ninth parameter gives its place to the dictionary.
+        assert_eq!(of(true), (vec![vec![stack(8, 16)]], 8 + 16 + 9 * 8));
+        assert_eq!(of(false), (vec![vec![stack(0, 16)]], 16 + 9 * 8));
     }
 }

@@ -25,7 +25,7 @@ use crate::{
 /// Finds where the calls of the functions end that were found.
 pub(super) fn calls(lines: &dyn LineSource, image: &Image, found: &Resolved) -> Result<Calls, LocationError> {
     let places = |function: &Arc<Function>| {
-        let variables = results(image.debug.as_deref()?, function, CallRole::Return).ok()?;
+        let variables = results(image, image.debug.as_deref()?, function, CallRole::Return).ok()?;
         let pieces = variables.into_iter().flat_map(|variable| match variable.location {
             VariableLocation::Pieces(pieces) => pieces,
             _ => Vec::new(),
@@ -83,7 +83,7 @@ pub(super) fn plan_end(
     let mut plan = match (&image.debug, &site.function) {
         _ if end.role.is_internal() => plan_site(registry, &context, &[], &[])?,
         (Some(debug), Some(function)) => {
-            let variables = results(debug, function, end.role)?;
+            let variables = results(image, debug, function, end.role)?;
             let dictionary = debug.dictionary_at(function, address)?;
             let context = SiteContext { types: debug.as_ref(), dictionary: dictionary.as_ref(), ..context };
             // What an expression names is an argument, seen at the entry, or a result.
@@ -108,6 +108,7 @@ pub(super) fn plan_end(
 
 /// The function's results, where they are when it returns.
 fn results(
+    image: &Image,
     debug: &DebugInfo,
     function: &Function,
     role: CallRole,
@@ -115,11 +116,13 @@ fn results(
     let signature = debug.signature(function)?;
     let parameters: Vec<_> = signature.parameters.iter().map(|parameter| parameter.ty).collect();
     let types: Vec<_> = signature.results.iter().map(|result| result.ty).collect();
-    let places = abi_internal::results(debug, signature.has_dictionary, &parameters, &types);
+    let assigned = abi_internal::results(debug, signature.has_dictionary, &parameters, &types);
+    let in_table = image.executable.pclntab().ok().and_then(|table| table.function_at(function.entry));
+    let complete = in_table.is_none_or(|known| u64::from(known.argument_bytes()) == assigned.argument_bytes);
     Ok(signature
         .results
         .into_iter()
-        .zip(places)
+        .zip(assigned.places)
         .map(|(result, pieces)| VisibleVariable {
             name: result.name,
             role: Role::Return,
@@ -130,6 +133,11 @@ fn results(
                     if pieces.iter().all(|piece| is_float(piece.place)) && !pieces.is_empty() =>
                 {
                     VariableLocation::Unavailable(Unavailable::RegisterFloat)
+                }
+                CallRole::Return
+                    if !complete && pieces.iter().any(|piece| matches!(piece.place, Place::Frame(_))) =>
+                {
+                    VariableLocation::Unavailable(Unavailable::BadDebugInfo)
                 }
                 CallRole::Return => VariableLocation::Pieces(pieces),
                 // The function that it goes over into has not run yet.

@@ -149,6 +149,11 @@ impl<'a> Function<'a> {
         u32::try_from(delta).ok()
     }
 
+    /// Bytes that the caller sets aside on the stack for parameters, results, and the registers of parameters.
+    pub fn argument_bytes(&self) -> u32 {
+        self.half(8)
+    }
+
     /// The calls that an address in this function stands for, innermost first.
     pub fn frames(&self, address: u64) -> Vec<Frame<'a>> {
         let mut frames = Vec::new();
