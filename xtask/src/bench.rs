@@ -11,13 +11,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::{build, sh};
 
 /// What to measure.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
     /// Runs of each measurement.
     #[arg(long, default_value_t = 7)]
@@ -25,6 +26,20 @@ pub(crate) struct Options {
     /// Only these measurements.
     #[arg(value_enum)]
     only: Vec<Measurement>,
+    #[command(subcommand)]
+    task: Option<Task>,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// The share of a program's line entries that can be armed at an instruction that the kernel emulates.
+    Sites {
+        /// The program's file.
+        binary: PathBuf,
+        /// Look at every so many-th line.
+        #[arg(long, default_value_t = 1)]
+        every: usize,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -69,6 +84,21 @@ impl Row {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if let Some(Task::Sites { binary, every }) = &options.task {
+        // It needs the library, which this crate may not depend on.
+        let mut command = sh::command("cargo");
+        command.args([
+            "run",
+            "--release",
+            "--quiet",
+            "--package",
+            "riptrace-agent",
+            "--example",
+            "sites",
+            "--",
+        ]);
+        return sh::run(command.arg(binary).arg(every.to_string()));
+    }
     let riptrace = build::release()?;
     let all = options.only.is_empty();
     let mut rows = Vec::new();

@@ -8,15 +8,23 @@ use riptrace_common::{
         ACTION_EMPTY_INTERFACE, ACTION_FOLLOW, ACTION_FUNC, ACTION_INTERFACE, Slot, WINDOW_IMAGE,
         WINDOW_IMAGE_ADDRESS, WINDOW_STACK, Window,
     },
-    wire::event::{SiteInfo, Trigger},
+    wire::{
+        event::{SiteInfo, Trigger},
+        number::Address,
+    },
 };
 use serde::Serialize;
 
 use super::{Exit, Failure, output::Output, probe, progress::Progress, target::TargetArguments};
 use crate::{
-    plan::{CaptureLimits, SitePlan, cost::capture_ns, sites::LocationRequest},
+    plan::{
+        CaptureLimits, SitePlan,
+        cost::capture_ns,
+        fast::{Candidate, Verdict},
+        sites::LocationRequest,
+    },
     render,
-    trace::{Wanted, plan_alone},
+    trace::{SiteChoice, Wanted, plan_alone},
 };
 
 /// Cost of a trap whose instruction the kernel emulates, and of one that it single-steps, in nanoseconds: medians of a
@@ -45,6 +53,9 @@ pub struct Arguments {
     /// The function's returns too.
     #[arg(long = "return")]
     returns: bool,
+    /// Say what arming the line's first instruction would do.
+    #[arg(long)]
+    at_line_start: bool,
 
     /// A condition, as for probe: prints what the kernel side would execute, and where its operands come from.
     #[arg(long, value_name = "EXPR")]
@@ -72,6 +83,16 @@ struct SiteExplanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     condition: Option<ConditionExplanation>,
     estimated_hit_ns: u64,
+    /// The instructions that run exactly when the line's first one runs, in the order in which they run.
+    candidates: Vec<CandidateExplanation>,
+}
+
+#[derive(Debug, Serialize)]
+struct CandidateExplanation {
+    pc: Address,
+    instruction: String,
+    fast: bool,
+    verdict: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -100,6 +121,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         returns: arguments.returns,
         arguments_only: false,
         limits: CaptureLimits::default(),
+        sites: SiteChoice::of_flag(arguments.at_line_start),
     };
     let progress = Progress::start();
     let mut output = Output::default();
@@ -152,6 +174,30 @@ fn explain(plan: &SitePlan) -> SiteExplanation {
         }),
         estimated_hit_ns: trap_ns + capture_ns(plan, 0),
         operations,
+        candidates: plan.candidates.iter().map(|candidate| explain_candidate(plan, candidate)).collect(),
+    }
+}
+
+fn explain_candidate(plan: &SitePlan, candidate: &Candidate) -> CandidateExplanation {
+    let speed = if candidate.fast { "fast" } else { "single-stepped" };
+    let mut verdict = match &candidate.verdict {
+        Verdict::Allowed { readable } => format!("{speed}, {readable} of {} readable", plan.variables.len()),
+        Verdict::Lacks(name) => format!("{speed}, the line's value of {name} is not there"),
+        Verdict::MayChange => format!("{speed}, behind a store that a pointer may lead to"),
+        Verdict::NoFrame => "its frame is not known".to_owned(),
+        Verdict::Taken => "another site begins there".to_owned(),
+    };
+    if candidate.link_address == plan.entry_address {
+        verdict += ", the line's first";
+    }
+    if candidate.link_address == plan.link_address {
+        verdict += ": taken";
+    }
+    CandidateExplanation {
+        pc: Address(candidate.link_address),
+        instruction: candidate.instruction.clone(),
+        fast: candidate.fast,
+        verdict,
     }
 }
 
@@ -194,6 +240,7 @@ fn text(explanation: &Explanation) -> String {
             _ => "",
         };
         let _ = writeln!(out, "\n    instruction  {} ({how})", info.instruction);
+        let _ = writeln!(out, "    chosen       {}", info.choice);
         if let Some(cfa) = site.cfa_from_sp {
             let _ = writeln!(out, "    frame        CFA = sp+{cfa}");
         }
@@ -209,6 +256,16 @@ fn text(explanation: &Explanation) -> String {
                 .map_or_else(String::new, |why| format!("  ({})", render::text::reason(why)));
             let _ =
                 writeln!(out, "        {} {}  {}{why}", variable.name, variable.type_name, variable.place);
+        }
+        if site.candidates.len() > 1 {
+            out += "    candidates\n";
+            for candidate in &site.candidates {
+                let _ = writeln!(
+                    out,
+                    "        {} {}  ({})",
+                    candidate.pc, candidate.instruction, candidate.verdict
+                );
+            }
         }
         out += "    plan\n";
         for operation in &site.operations {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     plan::{CaptureLimits, sites::LocationRequest},
-    trace::{Image, Wanted, plan_alone},
+    trace::{Image, SiteChoice, Wanted, plan_alone},
 };
 
 /// Options of `riptrace lines`.
@@ -151,6 +151,7 @@ fn row(image: &Image, file: &str, line: u32) -> Row {
                 returns: false,
                 arguments_only: false,
                 limits: CaptureLimits::default(),
+                sites: SiteChoice::Best,
             };
             plan_alone(image, &wanted).map_err(|error| error.to_string())
         });

@@ -33,8 +33,8 @@ use crate::{
     probe::{Kernel, KernelOptions, ProbeError},
     render::{self, text::TextOptions},
     trace::{
-        ImageId, ParsedExpr, PlanFailure, Planner, Request, TracepointId, Tracer, Wanted, kernel_options,
-        utc_offset_seconds,
+        ImageId, ParsedExpr, PlanFailure, Planner, Request, SiteChoice, TracepointId, Tracer, Wanted,
+        kernel_options, utc_offset_seconds,
     },
 };
 
@@ -136,6 +136,10 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "limit")]
     dry_run: bool,
 
+    /// Arm the line's first instruction, as a debugger does, instead of the cheapest one that shows the same.
+    #[arg(long)]
+    at_line_start: bool,
+
     /// The package variables of the location's package too.
     #[arg(long)]
     globals: bool,
@@ -199,6 +203,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             returns: arguments.returns,
             arguments_only: false,
             limits: arguments.capture_limits(),
+            sites: SiteChoice::of_flag(arguments.at_line_start),
         })
         .collect();
     let progress = Progress::start();

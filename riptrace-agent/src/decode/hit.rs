@@ -162,7 +162,13 @@ fn stack(counters: &[u64], memory: &Memory<'_>, context: &DecodeContext<'_>) -> 
     let mut frames = Vec::new();
     for (index, counter) in counters.iter().enumerate() {
         let link_pc = memory.link_address(*counter);
-        let found = context.symbols.frames(link_pc, index != 0);
+        // The hit's own frame is where its location is; the armed instruction may belong to another line.
+        let is_own = index == 0 && link_pc == context.plan.link_address;
+        let at = if is_own { context.plan.entry_address } else { link_pc };
+        let mut found = context.symbols.frames(at, index != 0);
+        if is_own {
+            found.iter_mut().for_each(|frame| frame.pc = Address(link_pc));
+        }
         if found.is_empty() {
             frames.push(Frame {
                 function: Arc::from(UNKNOWN_FUNCTION),

@@ -433,6 +433,8 @@ impl Bench {
             link_address: 0x4a_1b2c,
             file_offset: 0,
             location: location.clone(),
+            entry_address: 0x4a_1b2c,
+            candidates: Vec::new(),
             trigger: Trigger::Line,
             call: CallRole::None,
             needs_entry: false,
@@ -448,6 +450,8 @@ impl Bench {
                 event: Trigger::Line,
                 instruction: "push rbp".to_owned(),
                 fast: true,
+                entry: None,
+                choice: Arc::from(""),
                 variables: Vec::new(),
             },
         }

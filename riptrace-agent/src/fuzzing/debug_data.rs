@@ -155,6 +155,10 @@ fn ask_function(debug: &DebugInfo, registry: &mut TypeRegistry, function: &std::
                 scope_address: middle,
                 instruction: String::new(),
                 fast: false,
+                entry_address: link_address,
+                stretch: crate::plan::fast::Stretch::default(),
+                candidates: Vec::new(),
+                choice: Default::default(),
             };
             let context = SiteContext {
                 image: 0,

@@ -91,6 +91,10 @@ pub(super) fn planned(
         scope_address: 0x40_1000,
         instruction: "nop".into(),
         fast: true,
+        entry_address: 0x40_1000,
+        stretch: crate::plan::fast::Stretch::default(),
+        candidates: Vec::new(),
+        choice: Default::default(),
     };
     let context = SiteContext {
         image: 0,

@@ -9,6 +9,7 @@ use riptrace_common::{
     },
     wire::{
         event::{SiteInfo, VariableInfo},
+        number::Address,
         value::Unavailable,
     },
 };
@@ -65,6 +66,8 @@ impl Planner<'_, '_> {
             link_address: site.link_address,
             file_offset: self.context.file_offset,
             location: site.location.clone(),
+            entry_address: site.entry_address,
+            candidates: site.candidates.clone(),
             trigger: site.trigger,
             call: CallRole::None,
             needs_entry: false,
@@ -80,6 +83,8 @@ impl Planner<'_, '_> {
                 event: site.trigger,
                 instruction: site.instruction.clone(),
                 fast: site.fast,
+                entry: (site.entry_address != site.link_address).then_some(Address(site.entry_address)),
+                choice: Arc::clone(&site.choice),
                 variables: infos,
             },
         })

@@ -11,6 +11,7 @@ pub mod cost;
 pub mod dictionary;
 mod encode;
 mod entries;
+pub mod fast;
 mod lines;
 mod location;
 pub mod path;
@@ -46,6 +47,10 @@ pub struct SitePlan {
     pub file_offset: u64,
     /// What it stands for.
     pub location: Location,
+    /// Link-time address of the instruction where the location begins: the armed one runs exactly when it runs.
+    pub entry_address: u64,
+    /// What was chosen from.
+    pub candidates: Vec<fast::Candidate>,
     /// Why it gives a hit.
     pub trigger: Trigger,
     /// Its part in the calls of a function.

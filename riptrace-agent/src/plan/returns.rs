@@ -15,6 +15,7 @@ use riptrace_common::wire::{
 use super::{
     CallRole,
     code::{CodeReader, FlowGraph, Node, bytes_of, is_emulated, text_of},
+    fast::Stretch,
     lines::{InstructionLines, LineSource, is_wrapper},
     location::LocationError,
     sites::{Resolved, Site},
@@ -179,6 +180,10 @@ fn end(
         scope_address: link_address,
         instruction: text_of(instruction),
         fast: bytes_of(code, instruction).is_some_and(is_emulated),
+        entry_address: link_address,
+        stretch: Stretch::of_one(code, graph, node),
+        candidates: Vec::new(),
+        choice: Arc::from(""),
     };
     End { site, role }
 }

@@ -23,6 +23,7 @@ pub use super::{
 use super::{
     code::{FlowGraph, Node, bytes_of, is_emulated, text_of},
     entries::{entries, function_entry},
+    fast::{Candidate, Choice, NonNil, Stretch},
     lines::{InstructionLines, Owner, is_wrapper, without_type_arguments},
     path::{distance, nearest},
 };
@@ -52,6 +53,31 @@ pub struct Site {
     pub instruction: String,
     /// The kernel emulates the instruction: a hit costs one trap, not two.
     pub fast: bool,
+    /// Link-time address of the instruction where the location begins; `link_address` runs exactly when it runs.
+    pub entry_address: u64,
+    /// What runs exactly when the entry runs.
+    pub stretch: Stretch,
+    /// What was chosen from, once it was.
+    pub candidates: Vec<Candidate>,
+    /// Why this instruction, in words.
+    pub choice: Arc<str>,
+}
+
+impl Site {
+    /// The same site, armed at the instruction that was chosen.
+    #[must_use]
+    pub fn moved(&self, choice: &Choice) -> Self {
+        let mut site = self.clone();
+        if let Some(chosen) = choice.candidates.get(choice.index) {
+            site.link_address = chosen.link_address;
+            site.location.pc = Address(chosen.link_address);
+            site.instruction.clone_from(&chosen.instruction);
+            site.fast = chosen.fast;
+        }
+        site.candidates.clone_from(&choice.candidates);
+        site.choice = choice.reason().into();
+        site
+    }
 }
 
 /// The sites of a location.
@@ -69,7 +95,8 @@ pub fn resolve(
     code: &dyn CodeReader,
     request: &LocationRequest,
 ) -> Result<Resolved, LocationError> {
-    let mut search = Search { lines, code, sites: BTreeMap::new(), warnings: Vec::new(), error: None };
+    let mut search =
+        Search { lines, code, sites: BTreeMap::new(), warnings: Vec::new(), error: None, non_nil: None };
     match request {
         LocationRequest::Line { file, line } => search.line(file, *line)?,
         LocationRequest::Function { name } => search.function(name)?,
@@ -90,6 +117,8 @@ struct Search<'a> {
     warnings: Vec<String>,
     /// The first thing that was wrong with machine code.
     error: Option<CodeError>,
+    /// Of the function, by its entry, that was looked at last.
+    non_nil: Option<(u64, NonNil)>,
 }
 
 /// Whose source a site is in.
@@ -99,6 +128,8 @@ struct Place {
     line: u32,
     owner: Owner,
     trigger: Trigger,
+    /// The address itself was asked for.
+    is_exact: bool,
 }
 
 impl Search<'_> {
@@ -121,7 +152,8 @@ impl Search<'_> {
                 if owner.is_none() && is_wrapper(&function) {
                     continue;
                 }
-                let place = Place { file: Arc::clone(&file), line, owner, trigger: Trigger::Line };
+                let place =
+                    Place { file: Arc::clone(&file), line, owner, trigger: Trigger::Line, is_exact: false };
                 self.enter(&graph, &function, &instructions, &nodes, &place);
             }
         }
@@ -186,6 +218,7 @@ impl Search<'_> {
                 line: function.decl_line.or_else(|| first.map(|row| row.line)).unwrap_or(0),
                 owner: None,
                 trigger: Trigger::Entry,
+                is_exact: false,
             };
             self.put(&graph, function, node, node, &place);
         }
@@ -202,6 +235,7 @@ impl Search<'_> {
                 line: inlined.decl_line.unwrap_or(0),
                 owner: Some(*instance),
                 trigger: Trigger::Entry,
+                is_exact: false,
             };
             self.enter(&graph, function, &instructions, &nodes, &place);
         }
@@ -226,6 +260,7 @@ impl Search<'_> {
             line: row.map_or(0, |row| row.line),
             owner: function.inline_chain_at(address).last().copied(),
             trigger: Trigger::Line,
+            is_exact: true,
         };
         let checked = function_entry(self.code, &graph, |_| false);
         if node == graph.entry() && checked != node {
@@ -272,6 +307,7 @@ impl Search<'_> {
             pc: Address(link_address),
             inlined_into: place.owner.map(|_| Arc::clone(&function.name)),
         };
+        let stretch = self.stretch(graph, function, node, place);
         self.sites.entry(link_address).or_insert_with(|| Site {
             link_address,
             location,
@@ -281,7 +317,25 @@ impl Search<'_> {
             scope_address: graph.address(scope),
             instruction: text_of(instruction),
             fast: bytes_of(self.code, instruction).is_some_and(is_emulated),
+            entry_address: link_address,
+            stretch,
+            candidates: Vec::new(),
+            choice: Arc::from(""),
         });
+    }
+
+    /// What runs exactly when an instruction runs. Only of compiled Go code is it known which loads can't fault; an
+    /// address that was asked for is armed itself.
+    fn stretch(&mut self, graph: &FlowGraph, function: &Function, node: Node, place: &Place) -> Stretch {
+        if place.is_exact || !function.is_go || place.file.ends_with(".s") {
+            return Stretch::of_one(self.code, graph, node);
+        }
+        let code = self.code;
+        let (_, non_nil) = match self.non_nil.take() {
+            Some(known) if known.0 == function.entry => self.non_nil.insert(known),
+            _ => self.non_nil.insert((function.entry, NonNil::of(code, graph))),
+        };
+        Stretch::around(code, graph, non_nil, node)
     }
 
     fn graph(&mut self, function: &Function) -> Option<FlowGraph> {

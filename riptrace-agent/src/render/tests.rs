@@ -132,6 +132,8 @@ fn events() -> Vec<Event> {
                 event: Trigger::Line,
                 instruction: "push rbp".to_owned(),
                 fast: true,
+                entry: None,
+                choice: Arc::from(""),
                 variables: vec![
                     variable("o", None),
                     variable("err", None),

@@ -16,6 +16,7 @@ mod processes;
 mod proofs;
 mod results;
 mod scope;
+pub mod survey;
 
 use std::{collections::HashMap, ops::ControlFlow, path::PathBuf, sync::Arc, time::Instant};
 
@@ -35,7 +36,7 @@ pub use self::{
     image::Image,
     kernel_facts::kernel_options,
     planner::Planner,
-    planning::{PlanFailure, PlannedLocation, Wanted, plan_alone},
+    planning::{PlanFailure, PlannedLocation, SiteChoice, Wanted, plan_alone},
     scope::ParsedExpr,
 };
 use crate::{

@@ -17,12 +17,14 @@ use super::{
 };
 use crate::{
     binary::{BinaryError, FileIdentity},
-    dwarf::{DebugInfo, DwarfError, VisibleVariable},
+    dwarf::{DebugInfo, DwarfError, VariableLocation, VisibleVariable},
+    expr,
     golang::types::{Shape, TypeId, TypeSource},
     plan::{
         CallRole, CaptureLimits, SitePlan,
         captures::{PlanError, SiteContext, plan_site},
         condition::Condition,
+        fast::{Choice, Question, choose},
         path::{PathError, PathExpression, PathStep, nearest},
         referenced::referenced_first,
         returns::Calls,
@@ -60,6 +62,26 @@ pub struct Wanted {
     pub arguments_only: bool,
     /// How much is followed.
     pub limits: CaptureLimits,
+    /// Which instruction of a line is armed.
+    pub sites: SiteChoice,
+}
+
+/// Which instruction of a line is armed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SiteChoice {
+    /// The best one of those that run exactly when the line's first one runs.
+    #[default]
+    Best,
+    /// The line's first one.
+    LineStart,
+}
+
+impl SiteChoice {
+    /// By the flag `--at-line-start`.
+    #[must_use]
+    pub const fn of_flag(at_line_start: bool) -> Self {
+        if at_line_start { Self::LineStart } else { Self::Best }
+    }
 }
 
 /// A location, planned.
@@ -159,8 +181,11 @@ fn plan_sites(
     warnings.extend(calls.warnings);
     let mut plans = Vec::with_capacity(found.sites.len() + calls.ends.len());
     let mut proofs = image.debug.as_deref().map(|debug| Proofs::new(image, debug));
+    let ends = calls.ends.iter().map(|end| end.site.link_address);
+    let mut taken: BTreeSet<u64> = found.sites.iter().map(|site| site.link_address).chain(ends).collect();
     for site in &found.sites {
-        let mut plan = plan_one(registry, image, index, wanted, site, proofs.as_mut())?;
+        let mut plan = plan_one(registry, image, index, wanted, site, &taken, proofs.as_mut())?;
+        taken.insert(plan.link_address);
         if calls.entries.contains(&site.link_address) {
             plan.call = CallRole::Entry;
         }
@@ -208,30 +233,34 @@ fn plan_one(
     index: u32,
     wanted: &Wanted,
     site: &Site,
+    taken: &BTreeSet<u64>,
     proofs: Option<&mut Proofs<'_>>,
 ) -> Result<SitePlan, PlanFailure> {
     let address = site.link_address;
-    let file_offset = image.executable.file_offset(address).ok_or(PlanFailure::NotInFile { address })?;
+    let file_offset = |site: &Site| {
+        let address = site.link_address;
+        image.executable.file_offset(address).ok_or(PlanFailure::NotInFile { address })
+    };
     let (debug, function, proofs) = match (&image.debug, &site.function, proofs) {
         (Some(debug), Some(function), Some(proofs)) => (debug, function, proofs),
         _ => {
             let registers = if site.trigger == Trigger::Entry { argument_registers() } else { Vec::new() };
+            let cfa_from_sp = |address| cfa_from_table(image, address);
+            let choice = choose_site(wanted, site, taken, &cfa_from_sp, &registers, None);
+            let site = site.moved(&choice);
             let context = SiteContext {
                 image: index,
                 types: &RawTypes,
-                site,
-                file_offset,
-                cfa_from_sp: cfa_from_table(image, address),
+                site: &site,
+                file_offset: file_offset(&site)?,
+                cfa_from_sp: cfa_from_sp(site.link_address),
                 dictionary: None,
                 limits: wanted.limits,
             };
-            return Ok(plan_site(registry, &context, &registers, &[])?);
+            return Ok(plan_site(registry, &context, &choice.variables, &[])?);
         }
     };
     let mut variables = debug.variables_between(function, site.scope_address, address)?;
-    if wanted.arguments_only {
-        variables.retain(|variable| matches!(variable.role, Role::Argument | Role::Receiver));
-    }
     let package = package_of(&site.location.function);
     if wanted.globals && !wanted.arguments_only {
         let mut globals = debug.globals(package)?;
@@ -239,28 +268,77 @@ fn plan_one(
         variables.extend(globals);
     }
     let globals = || debug.globals(package);
+    // The plan of the arguments alone is for the same address.
     let captures = with_package_variables(&wanted.captures, package, globals, &mut variables)?;
     proofs.settle(function, site, &mut variables);
     let dictionary = proofs.real_types(function, site, &mut variables)?;
+    let cfa_from_sp = |address| debug.cfa_from_sp(address);
+    let wanted = &Wanted { captures, ..wanted.clone() };
+    let choice = choose_site(wanted, site, taken, &cfa_from_sp, &variables, dictionary.as_ref());
+    let site = site.moved(&choice);
+    let mut variables = choice.variables;
+    if wanted.arguments_only {
+        variables.retain(|variable| matches!(variable.role, Role::Argument | Role::Receiver));
+    }
     let context = SiteContext {
         image: index,
         types: debug.as_ref(),
-        site,
-        file_offset,
-        cfa_from_sp: debug.cfa_from_sp(address),
-        dictionary: dictionary.as_ref(),
+        site: &site,
+        file_offset: file_offset(&site)?,
+        cfa_from_sp: cfa_from_sp(site.link_address),
+        dictionary: choice.dictionary.as_ref(),
         limits: wanted.limits,
     };
-    let mut plan = plan_site(registry, &context, &variables, &captures)?;
+    let mut plan = plan_site(registry, &context, &variables, &wanted.captures)?;
     // A plan of arguments only stands in for one that has decided already.
     if let Some(when) = wanted.when.as_ref().filter(|_| !wanted.arguments_only) {
-        let compiled = scope::condition(debug, package, site, context.cfa_from_sp, &variables, when);
+        let compiled = scope::condition(debug, package, &site, context.cfa_from_sp, &variables, when);
         plan.condition = Some(compiled.map_err(|reason| {
             let Location { file, line, function, pc, .. } = &site.location;
             PlanFailure::Condition { place: format!("{file}:{line} in {function} ({pc})"), reason }
         })?);
     }
     Ok(plan)
+}
+
+/// As [`choose_site`], of all variables of a site.
+pub(super) fn choice_of(
+    image: &Image,
+    wanted: &Wanted,
+    site: &Site,
+    taken: &BTreeSet<u64>,
+) -> Result<Option<Choice>, DwarfError> {
+    let (Some(debug), Some(function)) = (&image.debug, &site.function) else { return Ok(None) };
+    let variables = debug.variables_between(function, site.scope_address, site.link_address)?;
+    let dictionary = debug.dictionary_at(function, site.link_address)?;
+    let cfa_from_sp = |address| debug.cfa_from_sp(address);
+    Ok(Some(choose_site(wanted, site, taken, &cfa_from_sp, &variables, dictionary.as_ref())))
+}
+
+/// Which of the instructions that run exactly when the site's entry runs is armed (`plan::fast`).
+fn choose_site(
+    wanted: &Wanted,
+    site: &Site,
+    taken: &BTreeSet<u64>,
+    cfa_from_sp: &dyn Fn(u64) -> Option<i32>,
+    variables: &[VisibleVariable],
+    dictionary: Option<&VariableLocation>,
+) -> Choice {
+    let decides = wanted.when.as_ref().map(|when| expr::names_in(&when.expr)).unwrap_or_default();
+    let is_wanted = |variable: &VisibleVariable| {
+        wanted.captures.is_empty()
+            || wanted.captures.iter().any(|capture| capture.variable == variable.name)
+            || decides.contains(&variable.name)
+    };
+    let entry_alone;
+    let stretch = match wanted.sites {
+        SiteChoice::Best => &site.stretch,
+        SiteChoice::LineStart => {
+            entry_alone = site.stretch.entry_alone();
+            &entry_alone
+        }
+    };
+    choose(&Question { stretch, cfa_from_sp, variables, dictionary, is_wanted: &is_wanted, taken })
 }
 
 /// CFA minus SP by the runtime's own table, for a binary without debug data.

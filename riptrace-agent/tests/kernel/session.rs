@@ -157,6 +157,8 @@ pub(crate) fn site_at(target: &Target, link_address: u64, root_slots: Vec<Slot>)
         link_address,
         file_offset: target.executable.file_offset(link_address).expect("code lies in the file"),
         location: location.clone(),
+        entry_address: link_address,
+        candidates: Vec::new(),
         trigger: Trigger::Entry,
         call: CallRole::None,
         needs_entry: false,
@@ -173,6 +175,8 @@ pub(crate) fn site_at(target: &Target, link_address: u64, root_slots: Vec<Slot>)
             event: Trigger::Entry,
             instruction: String::new(),
             fast: false,
+            entry: None,
+            choice: Arc::from(""),
             variables: Vec::new(),
         },
     }

@@ -213,8 +213,19 @@ pub struct SiteInfo {
     pub instruction: String,
     /// The kernel emulates the instruction: a hit costs one trap, not two.
     pub fast: bool,
+    /// Link-time address of the line's own first instruction, where another one is armed: it runs exactly when that one
+    /// runs, and shows the values that the variables have there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<Address>,
+    /// Why this instruction, in words.
+    #[serde(default = "no_text", skip_serializing_if = "str::is_empty")]
+    pub choice: Arc<str>,
     /// The variables, and why some can't be read.
     pub variables: Vec<VariableInfo>,
+}
+
+fn no_text() -> Arc<str> {
+    Arc::from("")
 }
 
 /// A variable at a site, before any hit.

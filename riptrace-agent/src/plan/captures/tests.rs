@@ -16,7 +16,7 @@ use super::*;
 use crate::{
     dwarf::Piece,
     golang::table::TypeTable,
-    plan::{RootPlace, ValueSource},
+    plan::{RootPlace, ValueSource, fast::Stretch},
 };
 
 const RAX: Place = Place::Register(0);
@@ -39,6 +39,10 @@ fn site() -> Site {
         scope_address: 0x40_1000,
         instruction: "nop".into(),
         fast: true,
+        entry_address: 0x40_1000,
+        stretch: Stretch::default(),
+        candidates: Vec::new(),
+        choice: "".into(),
     }
 }
 

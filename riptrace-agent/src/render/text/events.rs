@@ -274,6 +274,9 @@ fn site_text(site: &SiteInfo) -> String {
         if site.event == Trigger::Return { ", return" } else { "" },
         plain(&site.instruction)
     );
+    if site.entry.is_some() {
+        let _ = writeln!(out, "{INDENT}{INDENT}{}", plain(&site.choice));
+    }
     let names = |wanted: &dyn Fn(Option<Unavailable>) -> bool| -> Vec<String> {
         site.variables
             .iter()

@@ -1,0 +1,299 @@
+//! The straight stretch around an entry: the instructions that run exactly when the entry runs.
+//!
+//! Control flow comes from `plan::code`, which loads can fault from `nonnil`. Whether the values of the line's start are
+//! still there is another question (`values`).
+
+use iced_x86::{
+    FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory,
+    UsedRegister,
+};
+
+use super::nonnil::{NonNil, PointedAt};
+use crate::plan::code::{CodeReader, FlowGraph, Node, bytes_of, is_emulated};
+
+/// Most instructions that are looked at in each direction.
+const MAX_STRETCH: usize = 64;
+
+/// Why a stretch ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Barrier {
+    /// Control goes on, or comes from, somewhere that this was not looked at: the function's end, a limit.
+    #[default]
+    End,
+    /// A call: what it does can be seen, and it need not come back.
+    Call,
+    /// A branch: what is behind it does not always run.
+    Branch,
+    /// Another way in: what is behind it (before it, looking backward) runs without the entry, too.
+    Join,
+    /// A load of which nobody can prove that it does not fault (a nil pointer's panic).
+    Fault,
+    /// A store that is not to the own stack frame, or not to a place that is known.
+    Store,
+    /// The frame is taken down.
+    Frame,
+    /// An instruction that has effects beyond registers and memory.
+    Special,
+}
+
+impl Barrier {
+    /// In words.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::End => "end of the code",
+            Self::Call => "call",
+            Self::Branch => "branch",
+            Self::Join => "another way in",
+            Self::Fault => "load that may fault",
+            Self::Store => "store to memory",
+            Self::Frame => "return",
+            Self::Special => "instruction with side effects",
+        }
+    }
+}
+
+/// The instructions that run exactly when the entry runs, in the order in which they run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stretch {
+    pub(crate) instructions: Vec<Instruction>,
+    /// For each: whether the kernel emulates it.
+    pub(crate) emulated: Vec<bool>,
+    /// For each: where its memory operand lies, as bytes from SP, if it is a place of the frame that is known.
+    pub(crate) places: Vec<Option<i64>>,
+    /// Index of the entry.
+    pub(crate) entry: usize,
+    /// What is in the way at the front and at the end.
+    pub(crate) barriers: (Barrier, Barrier),
+    /// To which parts of the frame pointers may lead that exist at the entry.
+    pub(crate) pointed_at: PointedAt,
+}
+
+impl Stretch {
+    /// The stretch of the entry alone.
+    pub(crate) fn of_one(reader: &dyn CodeReader, graph: &FlowGraph, entry: Node) -> Self {
+        let instruction = *graph.instruction(entry);
+        Self {
+            emulated: vec![bytes_of(reader, &instruction).is_some_and(is_emulated)],
+            instructions: vec![instruction],
+            places: vec![None],
+            ..Self::default()
+        }
+    }
+
+    /// The entry and nothing else.
+    #[must_use]
+    pub fn entry_alone(&self) -> Self {
+        Self {
+            instructions: self.instructions.get(self.entry).copied().into_iter().collect(),
+            emulated: self.emulated.get(self.entry).copied().into_iter().collect(),
+            places: vec![None],
+            ..Self::default()
+        }
+    }
+
+    /// The stretch around an entry of compiled Go code.
+    pub(crate) fn around(reader: &dyn CodeReader, graph: &FlowGraph, non_nil: &NonNil, entry: Node) -> Self {
+        let mut walk = Walk { graph, non_nil, factory: InstructionInfoFactory::new(), nodes: Vec::new() };
+        let front = walk.backward(entry);
+        walk.nodes.reverse();
+        let index = walk.nodes.len();
+        walk.nodes.push(entry);
+        let end = walk.forward(entry);
+        let places = (0..walk.nodes.len()).map(|at| walk.place(at)).collect();
+        let nodes = walk.nodes;
+        let instructions: Vec<Instruction> = nodes.iter().map(|&node| *graph.instruction(node)).collect();
+        let emulated =
+            instructions.iter().map(|one| bytes_of(reader, one).is_some_and(is_emulated)).collect();
+        Self {
+            instructions,
+            emulated,
+            places,
+            entry: index,
+            barriers: (front, end),
+            pointed_at: non_nil.pointed_at(graph, entry),
+        }
+    }
+}
+
+/// A stretch that is being walked.
+struct Walk<'a> {
+    graph: &'a FlowGraph,
+    non_nil: &'a NonNil,
+    factory: InstructionInfoFactory,
+    nodes: Vec<Node>,
+}
+
+impl Walk<'_> {
+    fn forward(&mut self, entry: Node) -> Barrier {
+        let graph = self.graph;
+        let mut at = entry;
+        for _ in 0..MAX_STRETCH {
+            if let Some(barrier) = self.barrier(at, self.nodes.len().checked_sub(1)) {
+                return barrier;
+            }
+            let [next] = *graph.successors(at) else { return Barrier::End };
+            if !is_only_way_into(graph, at, next) || self.nodes.contains(&next) {
+                return Barrier::Join;
+            }
+            self.nodes.push(next);
+            at = next;
+        }
+        Barrier::End
+    }
+
+    /// Collects what runs before the entry, the nearest first.
+    fn backward(&mut self, entry: Node) -> Barrier {
+        let graph = self.graph;
+        let mut at = entry;
+        for _ in 0..MAX_STRETCH {
+            let mut before = graph.predecessors(at).iter().copied().filter(|&node| graph.is_reachable(node));
+            let (Some(previous), None) = (before.next(), before.next()) else { return Barrier::Join };
+            if graph.roots().contains(&at) || previous == entry || self.nodes.contains(&previous) {
+                return Barrier::Join;
+            }
+            if let Some(barrier) = self.barrier(previous, None) {
+                return barrier;
+            }
+            if graph.successors(previous) != [at] {
+                return Barrier::Branch;
+            }
+            self.nodes.push(previous);
+            at = previous;
+        }
+        Barrier::End
+    }
+
+    /// What keeps the instruction from being crossed: that what is behind it runs need not mean that it ran, or it
+    /// changes what can be seen. `at`: its index, where everything before it is known.
+    fn barrier(&mut self, node: Node, at: Option<usize>) -> Option<Barrier> {
+        let instruction = self.graph.instruction(node);
+        match instruction.flow_control() {
+            FlowControl::Next | FlowControl::UnconditionalBranch => {}
+            FlowControl::Call | FlowControl::IndirectCall => return Some(Barrier::Call),
+            FlowControl::ConditionalBranch | FlowControl::IndirectBranch => return Some(Barrier::Branch),
+            FlowControl::Return => return Some(Barrier::Frame),
+            FlowControl::Interrupt | FlowControl::XbeginXabortXend | FlowControl::Exception => {
+                return Some(Barrier::Special);
+            }
+        }
+        let special = is_special(instruction.mnemonic());
+        if instruction.is_privileged() || special || instruction.has_lock_prefix() {
+            return Some(Barrier::Special);
+        }
+        if takes_frame_down(instruction) {
+            return Some(Barrier::Frame);
+        }
+        let in_frame = at.is_some_and(|at| self.place(at).is_some());
+        for memory in self.factory.info(instruction).used_memory() {
+            if in_frame && !instruction.is_string_instruction() {
+                continue;
+            }
+            if writes(memory.access()) && !is_own_frame(memory) {
+                return Some(Barrier::Store);
+            }
+            if touches(memory.access()) && self.non_nil.may_fault(node, instruction, memory) {
+                return Some(Barrier::Fault);
+            }
+        }
+        None
+    }
+
+    /// Where the memory operand lies, as bytes from SP: it names SP, or a register into which the stretch put an
+    /// address of the frame.
+    fn place(&mut self, at: usize) -> Option<i64> {
+        let instruction = self.graph.instruction(*self.nodes.get(at)?);
+        if instruction.memory_index() != Register::None || instruction.is_ip_rel_memory_operand() {
+            return None;
+        }
+        let displacement = instruction.memory_displacement64().cast_signed();
+        let base = instruction.memory_base();
+        if base == Register::RSP {
+            return Some(displacement);
+        }
+        if !base.is_gpr64() {
+            return None;
+        }
+        for &node in self.nodes.get(..at)?.iter().rev() {
+            let earlier = self.graph.instruction(node);
+            let is_written = |used: &UsedRegister| {
+                writes(used.access())
+                    && matches!(used.register().full_register(), full if full == base || full == Register::RSP)
+            };
+            if !self.factory.info(earlier).used_registers().iter().any(is_written) {
+                continue;
+            }
+            let is_frame_address = earlier.mnemonic() == Mnemonic::Lea
+                && earlier.op0_register() == base
+                && earlier.memory_base() == Register::RSP
+                && earlier.memory_index() == Register::None;
+            return is_frame_address
+                .then(|| earlier.memory_displacement64().cast_signed().checked_add(displacement))
+                .flatten();
+        }
+        None
+    }
+}
+
+fn is_only_way_into(graph: &FlowGraph, from: Node, to: Node) -> bool {
+    !graph.roots().contains(&to)
+        && graph.predecessors(to).iter().all(|&before| before == from || !graph.is_reachable(before))
+}
+
+/// `add rsp, N`, `pop rbp`, `leave`, and whatever else changes SP outside of a prologue.
+fn takes_frame_down(instruction: &Instruction) -> bool {
+    match instruction.mnemonic() {
+        Mnemonic::Pop | Mnemonic::Leave => true,
+        // `sub rsp, -128` is how 128 is added.
+        Mnemonic::Sub => {
+            instruction.op0_register() == Register::RSP
+                && (!is_immediate(instruction.op1_kind()) || instruction.immediate(1).cast_signed() < 0)
+        }
+        Mnemonic::Push => instruction.op0_kind() != OpKind::Register,
+        Mnemonic::Cmp | Mnemonic::Test => false,
+        _ => instruction.op0_kind() == OpKind::Register && instruction.op0_register() == Register::RSP,
+    }
+}
+
+fn is_immediate(kind: OpKind) -> bool {
+    matches!(
+        kind,
+        OpKind::Immediate8
+            | OpKind::Immediate32
+            | OpKind::Immediate8to64
+            | OpKind::Immediate32to64
+            | OpKind::Immediate64
+    )
+}
+
+fn is_special(mnemonic: Mnemonic) -> bool {
+    matches!(
+        mnemonic,
+        Mnemonic::Syscall
+            | Mnemonic::Sysenter
+            | Mnemonic::Cpuid
+            | Mnemonic::Xgetbv
+            | Mnemonic::Rdtsc
+            | Mnemonic::Rdtscp
+            | Mnemonic::Rdrand
+            | Mnemonic::Rdseed
+            | Mnemonic::Pause
+            | Mnemonic::Mfence
+            | Mnemonic::Lfence
+            | Mnemonic::Sfence
+            | Mnemonic::Popfq
+    )
+}
+
+pub(super) fn writes(access: OpAccess) -> bool {
+    matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
+}
+
+pub(super) fn touches(access: OpAccess) -> bool {
+    writes(access) || matches!(access, OpAccess::Read | OpAccess::CondRead)
+}
+
+/// A place in the function's frame that the instruction names.
+pub(super) fn is_own_frame(memory: &UsedMemory) -> bool {
+    memory.base() == Register::RSP && memory.index() == Register::None && memory.segment() == Register::SS
+}
