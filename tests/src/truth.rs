@@ -108,6 +108,10 @@ pub fn options(rate: &'static str) -> Vec<&'static str> {
     if probe_has_option("--budget") {
         options.extend(["--budget", "100"]);
     }
+    // What is readable at the lines' first instructions, for comparison.
+    if std::env::var_os("RIPTRACE_SITES").is_some_and(|sites| sites == "first") {
+        options.push("--at-line-start");
+    }
     options
 }
 
