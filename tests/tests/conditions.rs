@@ -111,6 +111,7 @@ fn run(version: &Version, mode: Mode) {
             globals: false,
             returns: false,
             arguments_only: false,
+            sites: riptrace_agent::trace::SiteChoice::Best,
             limits: CaptureLimits::default(),
         };
         match planner.plan(image, &wanted) {

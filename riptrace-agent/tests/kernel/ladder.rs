@@ -29,6 +29,7 @@ fn each_step_captures_less() {
         globals: true,
         arguments_only: false,
         returns: false,
+        sites: riptrace_agent::trace::SiteChoice::Best,
         limits: CaptureLimits::default(),
     };
     let planned = planner.plan(image, &wanted).unwrap();
