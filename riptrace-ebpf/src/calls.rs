@@ -13,7 +13,7 @@ use riptrace_common::abi::{
     ABI_VERSION, limits,
     program::{
         CALL_GOEXIT, CALL_RECOVERY, CALL_RETURN, CALLS_PER_SET, Call, CallState, Image, SITE_ENABLED,
-        SITE_HAS_CFA, Site, TRACEPOINT_ENABLED, Tracepoint,
+        SITE_HAS_CFA, Site, TRACEPOINT_ENABLED,
     },
     record::{Chunk, FLAG_CALL_SEEN, FLAG_GOEXIT, FLAG_GOROUTINE, FLAG_PANIC, FLAG_SYSTEM_STACK, Header},
 };
@@ -402,40 +402,15 @@ fn stack_of(image: &Image, g: u64, sp: u64) -> u64 {
     if sp >= lo && sp < hi { hi } else { 0 }
 }
 
-/// Writes what is known of the call that returns here into the record's header.
-///
-/// # Safety
-/// The buffer was acquired.
+/// A panic is recovered, or a goroutine ends: closes the calls that are left without a return, each with a record.
 #[inline(always)]
-pub(crate) unsafe fn note(scratch: *mut Scratch, end: &End) -> u32 {
-    // SAFETY: the caller's.
-    unsafe {
-        let header = scratch::header(scratch);
-        (*header).duration_ns = end.ktime_ns.wrapping_sub(end.entered_ns);
-        (*header).entry_seq = end.entry_seq;
-    }
-    FLAG_CALL_SEEN
-}
-
-/// A panic is recovered, or a goroutine ends: closes the calls that are left without a return, each with a record. What
-/// is counted is the calls; the site itself has no hits.
-#[inline(always)]
-pub(crate) fn unwind(context: *const pt_regs, site: &Site, tracepoint: &Tracepoint) {
-    let pid_tgid = raw::pid_tgid();
-    let tgid = (pid_tgid >> 32) as u32;
-    if !gate::process(site.tracepoint, tracepoint, tgid) {
-        return;
-    }
-    let (ktime_ns, cpu) = (raw::ktime_ns(), raw::cpu());
-    let mut end = end(context, site, site.call(), tgid, cpu, ktime_ns);
-    if let Some(scratch) = scratch::acquire(cpu) {
-        riptrace_unwind(scratch, &raw mut end);
+pub(crate) fn unwind(end: &mut End, tracepoint: u32, outcomes: Outcomes) {
+    if let Some(scratch) = scratch::acquire(end.cpu) {
+        riptrace_unwind(scratch, &raw mut *end);
         // SAFETY: acquired above.
         unsafe { scratch::release(scratch) };
     }
-    if let Some(outcomes) = Outcomes::of(site.tracepoint) {
-        outcomes.ran(site.tracepoint, raw::ktime_ns().wrapping_sub(ktime_ns), 1);
-    }
+    outcomes.ran(tracepoint, raw::ktime_ns().wrapping_sub(end.ktime_ns), 1);
 }
 
 /// The walk along a goroutine's chain.

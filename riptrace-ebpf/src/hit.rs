@@ -8,7 +8,7 @@ use riptrace_common::abi::{
         CALL_ENTRY, CALL_RETURN, NO_REDUCED_SITE, SITE_ENABLED, Site, TRACEPOINT_COUNT_ONLY,
         TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED, TRACEPOINT_REDUCED, Tracepoint,
     },
-    record::{FLAG_GOROUTINE, FLAG_SYSTEM_STACK},
+    record::{FLAG_CALL_SEEN, FLAG_GOROUTINE, FLAG_SYSTEM_STACK},
 };
 
 use crate::{
@@ -42,16 +42,18 @@ pub(crate) fn run(context: *mut pt_regs) {
         return;
     }
     let call = site.call();
-    if calls::unwinds(call) {
-        calls::unwind(context, site, tracepoint);
-        return;
-    }
     let Some(outcomes) = Outcomes::of(site.tracepoint) else { return };
-    outcomes.hits();
+    // The calls that it ends are counted, the place itself has no hits.
+    let unwinds = calls::unwinds(call);
+    if !unwinds {
+        outcomes.hits();
+    }
 
     let pid_tgid = raw::pid_tgid();
     if !gate::process(site.tracepoint, tracepoint, (pid_tgid >> 32) as u32) {
-        outcomes.filtered();
+        if !unwinds {
+            outcomes.filtered();
+        }
         return;
     }
     // What was decided at a call's entry holds for its return.
@@ -71,12 +73,23 @@ pub(crate) fn run(context: *mut pt_regs) {
     }
     let ktime_ns = raw::ktime_ns();
     let cpu = raw::cpu();
-    let mut end = calls::end(context, site, call, (pid_tgid >> 32) as u32, cpu, ktime_ns);
-    let counts_only = tracepoint.flags & TRACEPOINT_COUNT_ONLY != 0;
-    let entered = call == CALL_RETURN && !counts_only && calls::close(&mut end);
-    if call == CALL_RETURN && !entered && (site.condition != 0 || !calls::began_before(site)) {
-        outcomes.filtered();
-        return;
+    let (mut entered, mut duration_ns, mut entry_seq) = (false, 0, 0);
+    // In a block of its own: the frames of a BPF program share 512 bytes.
+    if call == CALL_RETURN || unwinds {
+        let mut end = calls::end(context, site, call, (pid_tgid >> 32) as u32, cpu, ktime_ns);
+        if unwinds {
+            calls::unwind(&mut end, site.tracepoint, outcomes);
+            return;
+        }
+        if tracepoint.flags & TRACEPOINT_COUNT_ONLY == 0 && calls::close(&mut end) {
+            entered = true;
+            duration_ns = ktime_ns.wrapping_sub(end.entered_ns);
+            entry_seq = end.entry_seq;
+        }
+        if !entered && (site.condition != 0 || !calls::began_before(site)) {
+            outcomes.filtered();
+            return;
+        }
     }
     let Some((index, site)) = decide(index, site, tracepoint, outcomes, entered, ktime_ns) else {
         if call == CALL_ENTRY {
@@ -93,7 +106,9 @@ pub(crate) fn run(context: *mut pt_regs) {
             let captured = capture(context, scratch, site, tracepoint, hit);
             if entered {
                 let header = scratch::header(scratch);
-                (*header).flags |= calls::note(scratch, &end);
+                (*header).duration_ns = duration_ns;
+                (*header).entry_seq = entry_seq;
+                (*header).flags |= FLAG_CALL_SEEN;
             }
             if captured != 0 {
                 handed = emit::record(scratch, site.tracepoint, captured);
