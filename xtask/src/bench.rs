@@ -121,6 +121,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "--ignored",
             "--nocapture",
             "cost",
+            "--test-threads=1",
         ]))?;
     }
     println!("{:<48} {:>10} {:>10} {:>10}  unit", "what", "median", "min", "max");

@@ -30,35 +30,21 @@ fn cost_of_a_hit() {
     let mut target = Target::start(Build::Static);
     let (path, pid) = (target.path.clone(), target.pid());
     let entry = || site(&target, "main.Framed", vec![]);
-    let five = site(
-        &target,
-        "main.Five",
-        vec![
-            string(register::RBX, register::RCX),
-            slice(register::RDI, register::RSI, TYPE_FIRST + 2),
-            pointer(register::R9, TYPE_FIRST + 1),
-            interface(register::R10, register::R11, ACTION_INTERFACE),
-        ],
-    );
+    let five = five_locals(&target);
     let windows = vec![Window { base: WINDOW_STACK, offset: 0, root_offset: 168, bytes: 512, reserved: 0 }];
     let followed = vec![
         string(register::RAX, register::RBX),
         slice(register::RCX, register::RDI, TYPE_FIRST),
         pointer(register::R8, TYPE_FIRST + 1),
     ];
-    let node =
-        TypePlan { bytes: 32, slots: vec![string(0, 8), pointer(16, TYPE_FIRST + 1)], ..TypePlan::default() };
-    let element = TypePlan { bytes: 16, slots: vec![string(0, 8)], ..TypePlan::default() };
-    let number = TypePlan { bytes: 8, ..TypePlan::default() };
-    let failure = TypePlan { bytes: 16, slots: vec![string(0, 8)], ..TypePlan::default() };
-    let types = [element, node, number, failure];
     let other_process = Tracepoint { tgid: 1, ..tracepoint() };
     let shallow = Tracepoint { max_depth: 1, ..tracepoint() };
     let with_stack = Tracepoint { stack_frames: 16, ..tracepoint() };
     let throttled = Tracepoint { rate_per_second: 1, ..tracepoint() };
     let call = |name: &str| if name.contains("five") { "Five" } else { "Framed" };
     let cases: Vec<(&str, Tracepoint, SitePlan)> = vec![
-        ("five locals: 1 level", shallow, five),
+        ("five locals: 1 level", shallow, five.clone()),
+        ("five locals, by the walk alone", shallow, five),
         ("other process: filtered", other_process, entry()),
         ("past the rate: throttled", throttled, entry()),
         ("registers", tracepoint(), entry()),
@@ -71,12 +57,9 @@ fn cost_of_a_hit() {
     let five_offset = cases[0].2.file_offset;
     let image = target.image();
     let mut sessions = Vec::new();
-    for (_, tracepoint, _) in &cases {
-        let Some(mut session) = Session::with(&KernelOptions::default(), &target, tracepoint, &[]) else {
-            return;
-        };
-        session.upload(&types);
-        session.kernel.upload(&held(&target, session.image)).expect("an upload");
+    for (name, tracepoint, _) in &cases {
+        let options = KernelOptions { use_tables: !name.contains("walk"), ..KernelOptions::default() };
+        let Some(session) = session(&options, &target, tracepoint) else { return };
         sessions.push(session);
     }
     let mut samples: Vec<Vec<f64>> = vec![Vec::new(); cases.len() + BARE];
@@ -130,6 +113,79 @@ fn cost_of_a_hit() {
             index.checked_sub(BARE).map_or(0, |case| bytes[case]),
         );
     }
+}
+
+/// What happens when hits come from two threads at once, and faster than anybody reads: the ring's share.
+#[test]
+#[ignore = "a measurement"]
+fn cost_under_load() {
+    const THREADS: u32 = 2;
+    const ROUNDS: usize = 31;
+    /// More than the ring has room for.
+    const OVERFLOW: u32 = 100_000;
+    let mut target = Target::start(Build::Static);
+    let (path, pid) = (target.path.clone(), target.pid());
+    let five = five_locals(&target);
+    let shallow = Tracepoint { max_depth: 1, ..tracepoint() };
+    let options = KernelOptions::default();
+    let Some(mut session) = session(&options, &target, &shallow) else { return };
+    let mut least = [f64::INFINITY; 4];
+    let mut keep = |row: usize, ns: u64, calls: u32| {
+        least[row] = least[row].min(ns as f64 / f64::from(calls));
+    };
+    for _ in 0..ROUNDS {
+        let link = bare::empty(&path, pid, five.file_offset).expect("an empty program");
+        keep(0, target.call("Five", CALLS, 1), CALLS);
+        keep(1, target.call("Five", CALLS, THREADS), CALLS);
+        drop(link);
+        let (sites, attachment) = session.arm_in(&path, std::slice::from_ref(&five), Scope::Process(pid));
+        keep(2, target.call("Five", CALLS, 1), CALLS);
+        session.records();
+        keep(3, target.call("Five", CALLS, THREADS), CALLS);
+        session.records();
+        session.kernel.detach(attachment).expect("detached");
+        session.kernel.remove_sites(&sites).expect("removed");
+    }
+    let [empty, empties, one, two] = least;
+    println!("{:34} {empty:8.0} ns", "empty program, 1 thread");
+    println!("{:34} {empties:8.0} ns  {:.2} of 1 thread", "empty program, 2 threads", empties / empty);
+    println!("{:34} {one:8.0} ns", "five locals, 1 thread");
+    println!("{:34} {two:8.0} ns  {:.2} of 1 thread", "five locals, 2 threads", two / one);
+    let before = session.counters();
+    session.arm_in(&path, &[five], Scope::Process(pid));
+    target.call("Five", OVERFLOW, 1);
+    let counters = session.counters();
+    let (emitted, dropped) = (counters.emitted - before.emitted, counters.dropped - before.dropped);
+    let records = session.records();
+    let bytes = records.last().map_or(0, |record| record.header.total_bytes);
+    println!(
+        "ring of {} KiB, records of {bytes} bytes, nobody reads: {emitted} emitted, {dropped} dropped and counted",
+        options.ring_bytes / 1024
+    );
+    println!("at 100,000 hits a second it holds {:.0} ms", emitted as f64 / 100.0);
+    assert_eq!(records.len() as u64, emitted);
+}
+
+fn session(options: &KernelOptions, target: &Target, tracepoint: &Tracepoint) -> Option<Session> {
+    let node =
+        TypePlan { bytes: 32, slots: vec![string(0, 8), pointer(16, TYPE_FIRST + 1)], ..TypePlan::default() };
+    let text = TypePlan { bytes: 16, slots: vec![string(0, 8)], ..TypePlan::default() };
+    let number = TypePlan { bytes: 8, ..TypePlan::default() };
+    let mut session = Session::with(options, target, tracepoint, &[])?;
+    session.upload(&[text.clone(), node, number, text]);
+    session.kernel.upload(&held(target, session.image)).expect("an upload");
+    Some(session)
+}
+
+/// The entry of `main.Five`: int, string, slice, pointer to a struct with a string, error.
+fn five_locals(target: &Target) -> SitePlan {
+    let slots = vec![
+        string(register::RBX, register::RCX),
+        slice(register::RDI, register::RSI, TYPE_FIRST + 2),
+        pointer(register::R9, TYPE_FIRST + 1),
+        interface(register::R10, register::R11, ACTION_INTERFACE),
+    ];
+    site(target, "main.Five", slots)
 }
 
 /// The error that `main.Five` is called with, as a plan knows it.
