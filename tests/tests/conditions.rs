@@ -18,7 +18,7 @@ use riptrace_agent::{
     binary::{debug::DebugOptions, executable::Executable},
     plan::{CaptureLimits, path::PathExpression, sites::LocationRequest},
     probe::{Kernel, KernelOptions},
-    trace::{Image, ParsedExpr, Planner, ProcessScope, Request, Tracer, Wanted},
+    trace::{Expressions, Image, ParsedExpr, Planner, ProcessScope, Request, Tracer, Wanted},
 };
 use riptrace_common::wire::{event::Event, number::Scalar};
 use riptrace_tests::{
@@ -108,6 +108,7 @@ fn run(version: &Version, mode: Mode) {
             location: format!("main.go:{}", lines[expression.group]).parse::<LocationRequest>().unwrap(),
             captures: vec![PathExpression::parse("i").unwrap()],
             when: Some(ParsedExpr::parse(expression.ours).unwrap_or_else(|error| panic!("{error}"))),
+            expressions: Expressions::default(),
             globals: false,
             returns: false,
             arguments_only: false,

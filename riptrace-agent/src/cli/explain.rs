@@ -24,7 +24,7 @@ use crate::{
         sites::LocationRequest,
     },
     render,
-    trace::{SiteChoice, Wanted, plan_alone},
+    trace::{Expressions, SiteChoice, Wanted, plan_alone},
 };
 
 /// Cost of a trap whose instruction the kernel emulates, and of one that it single-steps, in nanoseconds: medians of a
@@ -113,9 +113,11 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         probe::check_returns(std::slice::from_ref(&location))?;
     }
     let when = arguments.when.as_deref().map(probe::condition).transpose()?;
+    let (captures, computed) = probe::captures(&arguments.capture)?;
     let wanted = Wanted {
         location,
-        captures: probe::captures(&arguments.capture)?,
+        captures,
+        expressions: Expressions { computed, message: None },
         when,
         globals: arguments.globals,
         returns: arguments.returns,

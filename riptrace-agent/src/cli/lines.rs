@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     plan::{CaptureLimits, sites::LocationRequest},
-    trace::{Image, SiteChoice, Wanted, plan_alone},
+    trace::{Expressions, Image, SiteChoice, Wanted, plan_alone},
 };
 
 /// Options of `riptrace lines`.
@@ -147,6 +147,7 @@ fn row(image: &Image, file: &str, line: u32) -> Row {
                 location,
                 captures: Vec::new(),
                 when: None,
+                expressions: Expressions::default(),
                 globals: false,
                 returns: false,
                 arguments_only: false,

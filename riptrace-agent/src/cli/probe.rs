@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     binary::{cache::Cache, process::Process},
+    expr::parse_template,
     plan::{
         CaptureLimits,
         path::PathExpression,
@@ -33,8 +34,8 @@ use crate::{
     probe::{Kernel, KernelOptions, ProbeError},
     render::{self, text::TextOptions},
     trace::{
-        ImageId, ParsedExpr, PlanFailure, Planner, Request, SiteChoice, TracepointId, Tracer, Wanted,
-        kernel_options, utc_offset_seconds,
+        Expressions, ImageId, ParsedExpr, PlanFailure, Planner, Request, SiteChoice, TracepointId, Tracer,
+        Wanted, kernel_options, utc_offset_seconds,
     },
 };
 
@@ -82,8 +83,8 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
 
-    /// Only this variable or field path (repeatable): o, o.ID, o.Items[0].Price; orders.Open for a variable of the
-    /// location's package.
+    /// Only this variable, part of one, or what is computed of such (repeatable): o, o.ID, o.Items[0].Price; orders.Open
+    /// for a variable of the location's package; 'len(o.Items)', 'o.Total > 100', 'm["key"]', 'err.(*net.OpError).Op'.
     #[arg(long, value_name = "EXPR")]
     capture: Vec<String>,
 
@@ -91,6 +92,11 @@ pub struct Arguments {
     /// 'strings.HasPrefix(o.Name, "test-")', 'err.(*net.OpError)' (see docs/expressions.md).
     #[arg(long, value_name = "EXPR")]
     when: Option<String>,
+
+    /// One line a hit: text with expressions in braces, 'order {o.ID} of {o.Name}: {len(o.Items)} items' ({{ and }} are
+    /// braces).
+    #[arg(long, value_name = "TEMPLATE")]
+    message: Option<String>,
 
     /// The functions' returns too, with their results and how long each call took. Locations must be functions.
     #[arg(long = "return")]
@@ -190,7 +196,10 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     if arguments.returns {
         check_returns(&locations)?;
     }
-    let captures = captures(&arguments.capture)?;
+    let (captures, computed) = captures(&arguments.capture)?;
+    let message = arguments.message.as_deref().map(parse_template).transpose();
+    let message = message.map_err(|error| Failure::new(Exit::Usage, format!("--message: {error}")))?;
+    let expressions = Expressions { computed, message };
 
     let when = arguments.when.as_deref().map(condition).transpose()?;
     let wanted: Vec<Wanted> = locations
@@ -199,6 +208,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             location,
             captures: captures.clone(),
             when: when.clone(),
+            expressions: expressions.clone(),
             globals: arguments.globals,
             returns: arguments.returns,
             arguments_only: false,
@@ -275,9 +285,20 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
 }
 
 /// What `--capture` names.
-pub(super) fn captures(texts: &[String]) -> Result<Vec<PathExpression>, Failure> {
-    let parse = |text: &String| PathExpression::parse(text).map_err(|error| Failure::new(Exit::Usage, error));
-    texts.iter().map(parse).collect()
+/// Paths of variables, and what is computed of such.
+pub(super) fn captures(texts: &[String]) -> Result<(Vec<PathExpression>, Vec<ParsedExpr>), Failure> {
+    let (mut paths, mut computed) = (Vec::new(), Vec::new());
+    for text in texts {
+        match PathExpression::parse(text) {
+            Ok(path) => paths.push(path),
+            Err(_) => {
+                let parsed = ParsedExpr::parse(text.trim());
+                computed
+                    .push(parsed.map_err(|error| Failure::new(Exit::Usage, format!("--capture: {error}")))?);
+            }
+        }
+    }
+    Ok((paths, computed))
 }
 
 /// How many tracepoints the command can have: one for each location in each program.

@@ -153,6 +153,7 @@ fn frame_of_hit(header: &Header, context: &DecodeContext<'_>) -> Hit {
         duration_ns: seen.then_some(header.duration_ns),
         entry_seq: seen.then_some(header.entry_seq),
         variables: Vec::new(),
+        message: None,
         stack: None,
         stack_truncated: false,
     }

@@ -445,6 +445,7 @@ impl Bench {
             variables,
             dictionary: None,
             condition: None,
+            outputs: None,
             info: SiteInfo {
                 location,
                 event: Trigger::Line,

@@ -414,7 +414,7 @@ impl Checker<'_> {
         let zero = |value| Typed {
             kind: TypedKind::Constant(Constant::Integer(value)),
             ty: Ty::plain(Class::UntypedInteger, "number"),
-            span: span.clone(),
+            span: span.start..span.start,
         };
         match (operator, inner.constant()) {
             (Unary::Plus, _)

@@ -10,9 +10,11 @@ mod classes;
 mod compile;
 mod constant;
 mod error;
+mod evaluate;
 mod lexer;
 mod operands;
 mod parser;
+mod template;
 #[cfg(test)]
 mod tests;
 mod typed;
@@ -24,7 +26,9 @@ pub use self::{
     compile::{CompileError, Places, compile},
     constant::Constant,
     error::ExprError,
-    operands::names_in,
+    evaluate::{Computed, OutputPiece, Outputs},
+    operands::{constants, names_in, operands},
     parser::{MAX_TEXT_BYTES, parse},
+    template::{Template, TemplatePiece, parse_template},
     typed::{Arithmetic, Comparison, TextTest, Typed, TypedKind},
 };

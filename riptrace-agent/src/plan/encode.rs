@@ -78,6 +78,7 @@ impl Planner<'_, '_> {
             variables,
             dictionary,
             condition: None,
+            outputs: None,
             info: SiteInfo {
                 location: site.location.clone(),
                 event: site.trigger,

@@ -71,6 +71,8 @@ pub struct SitePlan {
     pub dictionary: Option<DictionaryPlan>,
     /// What a hit must fulfil before it is captured.
     pub condition: Option<condition::Condition>,
+    /// What is computed of the variables; `None`: they are shown as they are.
+    pub outputs: Option<Arc<crate::expr::Outputs>>,
     /// What is reported when it is armed.
     pub info: SiteInfo,
 }

@@ -103,6 +103,7 @@ fn hit() -> Hit {
         event: Trigger::Line,
         duration_ns: None,
         entry_seq: None,
+        message: None,
         variables: vec![
             variable("o", Role::Argument, pointer),
             variable("err", Role::Local, error),

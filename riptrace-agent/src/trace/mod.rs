@@ -10,6 +10,7 @@ mod image;
 mod kernel_facts;
 mod limits;
 mod order;
+mod outputs;
 mod planner;
 mod planning;
 mod processes;
@@ -35,6 +36,7 @@ pub use self::{
     host::utc_offset_seconds,
     image::Image,
     kernel_facts::kernel_options,
+    outputs::Expressions,
     planner::Planner,
     planning::{PlanFailure, PlannedLocation, SiteChoice, Wanted, plan_alone},
     scope::ParsedExpr,
@@ -419,7 +421,10 @@ impl Tracer {
             process: processes.facts(header.tgid, &known.image),
         };
         match decode::decode(bytes, &context) {
-            Ok(decoded) => {
+            Ok(mut decoded) => {
+                if let Some(outputs) = &site.plan.outputs {
+                    outputs::apply(outputs, &mut decoded.hit);
+                }
                 self.learn(header.tracepoint, &decoded.unknown_types, &decoded.unknown_code);
                 Some(Event::Hit(Box::new(decoded.hit)))
             }

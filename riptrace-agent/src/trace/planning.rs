@@ -11,6 +11,7 @@ use riptrace_common::wire::event::{Location, Role, Trigger};
 
 use super::{
     Image,
+    outputs::{self, Expressions},
     proofs::Proofs,
     results,
     scope::{self, ParsedExpr},
@@ -54,6 +55,8 @@ pub struct Wanted {
     pub captures: Vec<PathExpression>,
     /// Only hits for which this holds.
     pub when: Option<ParsedExpr>,
+    /// What else is shown of a hit.
+    pub expressions: Expressions,
     /// The package's variables too.
     pub globals: bool,
     /// The function's returns too.
@@ -124,8 +127,16 @@ pub enum PlanFailure {
         /// Why.
         reason: String,
     },
+    /// An expression can't be computed at a site.
+    #[error("at {place}: {reason}")]
+    Expression {
+        /// Where.
+        place: String,
+        /// Why.
+        reason: String,
+    },
     /// Expressions need variables.
-    #[error("--capture and --when need debug data: {reason}")]
+    #[error("--capture, --when and --message need debug data: {reason}")]
     NoVariables {
         /// Why there is none.
         reason: String,
@@ -164,7 +175,7 @@ fn plan_sites(
         Some(debug) => debug.as_ref(),
         None => {
             let reason = image.debug_missing.clone().unwrap_or_default();
-            if !wanted.captures.is_empty() || wanted.when.is_some() {
+            if !wanted.captures.is_empty() || wanted.when.is_some() || !wanted.expressions.is_empty() {
                 return Err(PlanFailure::NoVariables { reason });
             }
             warnings.push(reason);
@@ -269,7 +280,17 @@ fn plan_one(
     }
     let globals = || debug.globals(package);
     // The plan of the arguments alone is for the same address.
-    let captures = with_package_variables(&wanted.captures, package, globals, &mut variables)?;
+    let mut captures = wanted.captures.clone();
+    let mut computed = None;
+    // A plan of arguments only shows what it can of the operands.
+    if !wanted.expressions.is_empty() && !wanted.arguments_only {
+        let planned = outputs::plan(debug, package, &variables, captures.len(), &wanted.expressions);
+        let (operands, outputs) =
+            planned.map_err(|reason| PlanFailure::Expression { place: place_of(site), reason })?;
+        captures.extend(operands);
+        computed = Some(Arc::new(outputs));
+    }
+    let captures = with_package_variables(&captures, package, globals, &mut variables)?;
     proofs.settle(function, site, &mut variables);
     let dictionary = proofs.real_types(function, site, &mut variables)?;
     let cfa_from_sp = |address| debug.cfa_from_sp(address);
@@ -289,16 +310,22 @@ fn plan_one(
         dictionary: choice.dictionary.as_ref(),
         limits: wanted.limits,
     };
-    let mut plan = plan_site(registry, &context, &variables, &wanted.captures)?;
+    // A message without a variable captures none.
+    let shown = if wanted.captures.is_empty() && computed.is_some() { &[][..] } else { &variables };
+    let mut plan = plan_site(registry, &context, shown, &wanted.captures)?;
     // A plan of arguments only stands in for one that has decided already.
     if let Some(when) = wanted.when.as_ref().filter(|_| !wanted.arguments_only) {
         let compiled = scope::condition(debug, package, &site, context.cfa_from_sp, &variables, when);
-        plan.condition = Some(compiled.map_err(|reason| {
-            let Location { file, line, function, pc, .. } = &site.location;
-            PlanFailure::Condition { place: format!("{file}:{line} in {function} ({pc})"), reason }
-        })?);
+        plan.condition =
+            Some(compiled.map_err(|reason| PlanFailure::Condition { place: place_of(&site), reason })?);
     }
+    plan.outputs = computed;
     Ok(plan)
+}
+
+fn place_of(site: &Site) -> String {
+    let Location { file, line, function, pc, .. } = &site.location;
+    format!("{file}:{line} in {function} ({pc})")
 }
 
 /// As [`choose_site`], of all variables of a site.

@@ -72,6 +72,7 @@ impl Survey {
             globals: false,
             returns: false,
             when: None,
+            expressions: super::Expressions::default(),
             arguments_only: false,
             limits: CaptureLimits::default(),
             sites: SiteChoice::Best,

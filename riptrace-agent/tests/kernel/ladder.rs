@@ -6,7 +6,7 @@ use riptrace_agent::{
     binary::{cache::Cache, debug::DebugOptions},
     plan::{CaptureLimits, sites::LocationRequest},
     probe::KernelOptions,
-    trace::{Image, Planner, ProcessScope, Request, Tracer, Wanted, budget::Level},
+    trace::{Expressions, Image, Planner, ProcessScope, Request, Tracer, Wanted, budget::Level},
 };
 use riptrace_common::wire::event::{Event, Hit, Role};
 
@@ -26,6 +26,7 @@ fn each_step_captures_less() {
         location: LocationRequest::Function { name: "main.Framed".into() },
         captures: Vec::new(),
         when: None,
+        expressions: Expressions::default(),
         globals: true,
         arguments_only: false,
         returns: false,

@@ -164,6 +164,7 @@ pub(crate) fn site_at(target: &Target, link_address: u64, root_slots: Vec<Slot>)
         needs_entry: false,
         dictionary: None,
         condition: None,
+        outputs: None,
         // Nothing is pushed yet: only the return address lies on the stack.
         cfa_from_sp: Some(8),
         windows: Vec::new(),

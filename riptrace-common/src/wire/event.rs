@@ -134,6 +134,9 @@ pub struct Hit {
     pub entry_seq: Option<u64>,
     /// What the line saw.
     pub variables: Vec<Variable>,
+    /// The text of `--message`, with the values of this hit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
     /// The call stack, the hit's own frame first; absent unless asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<Vec<Frame>>,

@@ -54,7 +54,11 @@ pub fn hit(hit: &Hit, options: &TextOptions) -> String {
     if hit.system_stack {
         out.push_str(" (system stack)");
     }
-    let _ = writeln!(out, ", {}[{}]", plain(&hit.process), hit.pid);
+    let _ = write!(out, ", {}[{}]", plain(&hit.process), hit.pid);
+    if let Some(message) = &hit.message {
+        let _ = write!(out, ": {}", shortened(plain(message), options.max_value_chars));
+    }
+    out.push('\n');
     let shown_before = |role| role == Role::Return && hit.event == Trigger::Return;
     for variable in hit.variables.iter().filter(|variable| !shown_before(variable.role)) {
         let shown = shortened(value(&variable.value), options.max_value_chars);
