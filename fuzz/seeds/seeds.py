@@ -507,6 +507,8 @@ def code(program):
 TEXTS = {
     "location": ["main.go:42", "shop/orders/handler.go:1", "main.main", "example.org/shop/v2.(*T).Method", "*0x4a1b2c",
                  "main.Generic[go.shape.int]", "./a b.go:7", "main.f.func1", "main.go", ":1", "*main", "m\u00e4in.f("],
+    "expression": ['n == 5 && o.S != "a"', 'o.Next.SS[n] == `x` || len(o.M) > 2', 'o.W["k"] == 3', 'p.D >= 1.5 && !p.O', '-n % 7 &^ 3 << 2 == 0x1f', 'o.A == nil && o.E != nil',
+        'strings.Contains(o.S, "needle")', 'h.R[2].Next == nil', 'order {n} of {o.S}: {len(o.SS)} {{}}', 'int8(n) == \'a\'', '*p.Next == nil', 'o.M[nil]', 'o.E.(*T)'],
     "capture_path": ["o", "*o", "o.Next.S", "h.N[3].SS[1]", "c.R[2].A", "r.M", "**o.Next", "o.T.wall", "h.Next.Next.N[1]",
                      "o.R[3]", "o . S", "o.SS[18446744073709551615]", "o.Nxt", "o[", "[0]", "\u00f6.x"],
 }

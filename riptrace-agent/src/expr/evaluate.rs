@@ -50,6 +50,7 @@ pub enum OutputPiece {
 
 /// A value on the way.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a few at a time, never kept")]
 enum Got {
     Integer(i128, Class, Arc<str>),
     Float(f64),

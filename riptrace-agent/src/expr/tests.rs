@@ -24,14 +24,14 @@ impl Names for Shop {
     }
 }
 
-pub(super) fn in_register(bytes: &[u32]) -> VariableLocation {
+fn in_register(bytes: &[u32]) -> VariableLocation {
     let pieces = bytes.iter().zip([0, 3, 2, 5]);
     VariableLocation::Pieces(
         pieces.map(|(&bytes, number)| Piece { bytes, place: Place::Register(number) }).collect(),
     )
 }
 
-pub(super) fn variable(name: &str, ty: TypeId, location: VariableLocation) -> VisibleVariable {
+fn variable(name: &str, ty: TypeId, location: VariableLocation) -> VisibleVariable {
     VisibleVariable { name: name.into(), role: Role::Local, ty, decl_line: 1, location, dict_index: None }
 }
 
@@ -212,4 +212,22 @@ fn constant_of(typed: &Typed) -> Option<bool> {
 fn names_are_collected() {
     let names = names_in(&parse("orders.Open > 1 && len(o.Items[i]) == 0").unwrap());
     assert_eq!(names, ["i", "len", "o", "orders"].map(Arc::<str>::from));
+}
+
+#[test]
+fn messages_are_text_and_expressions() {
+    let template = parse_template("a {{{n}}} {m[\"}\"]} b").unwrap();
+    let shown: Vec<String> = template
+        .pieces
+        .iter()
+        .map(|piece| match piece {
+            TemplatePiece::Text(text) => text.clone(),
+            TemplatePiece::Value(text, _) => format!("<{text}>"),
+        })
+        .collect();
+    assert_eq!(shown, ["a {", "<n>", "} ", "<m[\"}\"]>", " b"]);
+    for (text, place) in [("a { b", 2), ("a } b", 2), ("a {n +} b", 6), ("{}", 1), ("{\"}", 0)] {
+        let error = parse_template(text).unwrap_err();
+        assert_eq!(error.span.start, place, "{text}: {error}");
+    }
 }

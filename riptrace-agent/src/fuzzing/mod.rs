@@ -5,6 +5,7 @@
 //! there is an answer: a panic, unbounded time and unbounded memory are the findings.
 
 mod debug_data;
+mod expression;
 mod plan;
 mod program;
 mod records;
@@ -13,6 +14,7 @@ mod tests;
 
 pub use self::{
     debug_data::{SECTIONS, debug_data, split},
+    expression::expression,
     plan::{capture_path, code, location},
     program::{build_info, elf, line_table},
     records::record,
@@ -22,13 +24,14 @@ pub use self::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("elf", elf),
     ("line_table", line_table),
     ("build_info", build_info),
     ("debug_data", debug_data),
     ("location", location),
     ("capture_path", capture_path),
+    ("expression", expression),
     ("code", code),
     ("record", record),
 ];
