@@ -82,7 +82,7 @@ impl Machine for Words {
     }
 
     fn read(&mut self, address: u64, _: u32) -> Option<u64> {
-        (address % 5 != 0).then_some(address.rotate_left(7))
+        (!address.is_multiple_of(5)).then_some(address.rotate_left(7))
     }
 
     fn strings(&mut self, op: &Op) -> u32 {
@@ -90,6 +90,6 @@ impl Machine for Words {
     }
 
     fn find(&mut self, op: &Op) -> Result<u64, u16> {
-        if op.left % 3 == 0 { Err(TARGET_FAIL) } else { Ok(self.word(op.left)) }
+        if op.left.is_multiple_of(3) { Err(TARGET_FAIL) } else { Ok(self.word(op.left)) }
     }
 }
