@@ -20,12 +20,18 @@ use crate::{
 };
 
 /// What the record says of the hit itself.
-#[derive(Clone, Copy)]
 struct Hit {
-    site: u32,
     ktime_ns: u64,
     pid_tgid: u64,
+    /// Of the call that returns here.
+    duration_ns: u64,
+    entry_seq: u64,
+    site: u32,
     cpu: u32,
+    /// One of `CALL_*`.
+    call: u32,
+    /// It is the return of a call whose entry was captured.
+    entered: bool,
 }
 
 #[inline(always)]
@@ -71,49 +77,76 @@ pub(crate) fn run(context: *mut pt_regs) {
             return;
         }
     }
-    let ktime_ns = raw::ktime_ns();
-    let cpu = raw::cpu();
-    let (mut entered, mut duration_ns, mut entry_seq) = (false, 0, 0);
-    // In a block of its own: the frames of a BPF program share 512 bytes.
-    if call == CALL_RETURN || unwinds {
-        let mut end = calls::end(context, site, call, (pid_tgid >> 32) as u32, cpu, ktime_ns);
-        if unwinds {
-            calls::unwind(&mut end, site.tracepoint, outcomes);
-            return;
-        }
-        if tracepoint.flags & TRACEPOINT_COUNT_ONLY == 0 && calls::close(&mut end) {
-            entered = true;
-            duration_ns = ktime_ns.wrapping_sub(end.entered_ns);
-            entry_seq = end.entry_seq;
-        }
-        if !entered && (site.condition != 0 || !calls::began_before(site)) {
-            outcomes.filtered();
-            return;
-        }
+    let mut hit = Hit {
+        ktime_ns: raw::ktime_ns(),
+        pid_tgid,
+        duration_ns: 0,
+        entry_seq: 0,
+        site: index,
+        cpu: raw::cpu(),
+        call,
+        entered: false,
+    };
+    if (call == CALL_RETURN || unwinds) && !end_call(context, site, tracepoint, &mut hit, outcomes) {
+        return;
     }
-    let Some((index, site)) = decide(index, site, tracepoint, outcomes, entered, ktime_ns) else {
+    let Some((index, site)) = decide(index, site, tracepoint, outcomes, hit.entered, hit.ktime_ns) else {
         if call == CALL_ENTRY {
             calls::rejected(site.tracepoint);
         }
         return;
     };
+    hit.site = index;
+    record(context, site, tracepoint, &hit, outcomes);
+}
 
-    let hit = Hit { site: index, ktime_ns, pid_tgid, cpu };
+/// Closes the call that returns here, or those that a panic unwinds. False: that was all.
+///
+/// A function of its own, like `record`: frames that are in use at the same time share 512 bytes, and a condition is
+/// decided seven calls below `run`.
+#[inline(never)]
+fn end_call(
+    context: *mut pt_regs,
+    site: &Site,
+    tracepoint: &Tracepoint,
+    hit: &mut Hit,
+    outcomes: Outcomes,
+) -> bool {
+    let mut end = calls::end(context, site, hit.call, (hit.pid_tgid >> 32) as u32, hit.cpu, hit.ktime_ns);
+    if calls::unwinds(hit.call) {
+        calls::unwind(&mut end, site.tracepoint, outcomes);
+        return false;
+    }
+    if tracepoint.flags & TRACEPOINT_COUNT_ONLY == 0 && calls::close(&mut end) {
+        hit.entered = true;
+        hit.duration_ns = hit.ktime_ns.wrapping_sub(end.entered_ns);
+        hit.entry_seq = end.entry_seq;
+    }
+    if !hit.entered && (site.condition != 0 || !calls::began_before(site)) {
+        outcomes.filtered();
+        return false;
+    }
+    true
+}
+
+/// Captures, hands over, counts.
+#[inline(never)]
+fn record(context: *mut pt_regs, site: &Site, tracepoint: &Tracepoint, hit: &Hit, outcomes: Outcomes) {
     let mut handed = Handed { emitted: false, seq: 0 };
-    if let Some(scratch) = scratch::acquire(cpu) {
+    if let Some(scratch) = scratch::acquire(hit.cpu) {
         // SAFETY: acquired above, released below.
         unsafe {
             let captured = capture(context, scratch, site, tracepoint, hit);
-            if entered {
+            if hit.entered {
                 let header = scratch::header(scratch);
-                (*header).duration_ns = duration_ns;
-                (*header).entry_seq = entry_seq;
+                (*header).duration_ns = hit.duration_ns;
+                (*header).entry_seq = hit.entry_seq;
                 (*header).flags |= FLAG_CALL_SEEN;
             }
             if captured != 0 {
                 handed = emit::record(scratch, site.tracepoint, captured);
             }
-            if handed.emitted && call == CALL_ENTRY {
+            if handed.emitted && hit.call == CALL_ENTRY {
                 calls::open(scratch);
             }
             scratch::release(scratch);
@@ -130,13 +163,13 @@ pub(crate) fn run(context: *mut pt_regs) {
     }
     if !handed.emitted {
         gate::give_slot_back(site.tracepoint, tracepoint);
-        if call == CALL_ENTRY {
+        if hit.call == CALL_ENTRY {
             calls::rejected(site.tracepoint);
         }
     }
     let times = emit::timed(handed.seq);
     if times != 0 {
-        outcomes.ran(site.tracepoint, raw::ktime_ns().wrapping_sub(ktime_ns), times);
+        outcomes.ran(site.tracepoint, raw::ktime_ns().wrapping_sub(hit.ktime_ns), times);
     }
 }
 
@@ -190,7 +223,7 @@ unsafe fn capture(
     scratch: *mut Scratch,
     site: &Site,
     tracepoint: &Tracepoint,
-    hit: Hit,
+    hit: &Hit,
 ) -> u32 {
     let registers = regs::read(context);
     // SAFETY: the caller acquired the buffer.
