@@ -15,6 +15,7 @@ use riptrace_common::{
 };
 
 use crate::{
+    find,
     maps::{CONDITIONS, CONSTANTS, CPUS, JUDGEMENTS, Judgement, MAX_SCRATCH_PER_CPU, SCRATCH_PER_CPU, Text},
     raw,
 };
@@ -162,24 +163,26 @@ impl Machine for Trapped {
     }
 
     #[inline(always)]
-    fn find(&mut self, _: &Op) -> Result<u64, u16> {
-        // The agent refuses such a condition: the calls that a search takes, and the capture's, do not fit into the 512
-        // bytes of stack that Linux 6.1 gives both together.
-        Err(TARGET_FAIL)
+    fn find(&mut self, op: &Op) -> Result<u64, u16> {
+        let key = Text { address: self.word(op.right), length: self.word(op.right.wrapping_add(1)) };
+        // SAFETY: the caller acquired it.
+        unsafe { (&raw mut (*self.judgement).search.key).write_volatile(key) };
+        let found = find::riptrace_find(self.judgement, self.word(op.left), (op.immediate >> 32) as u32);
+        if found & find::ENDED == 0 { Ok(found) } else { Err(found as u16) }
     }
 }
 
 /// The right string is a constant: the rest of the word is its first block. No address of a process has this bit.
-const CONSTANT: u64 = 1 << 63;
+pub(crate) const CONSTANT: u64 = 1 << 63;
 
-const SAME: u32 = 0;
+pub(crate) const SAME: u32 = 0;
 const BEFORE: u32 = 1;
-const AFTER: u32 = 2;
+pub(crate) const AFTER: u32 = 2;
 
 /// Compares strings in the order of their bytes, padded with zeros to the same length.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn riptrace_compare(
+pub(crate) extern "C" fn riptrace_compare(
     judgement: *mut Judgement,
     left: u64,
     left_length: u64,

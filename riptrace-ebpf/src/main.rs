@@ -17,6 +17,8 @@ mod emit;
 #[cfg(target_arch = "bpf")]
 mod fetch;
 #[cfg(target_arch = "bpf")]
+mod find;
+#[cfg(target_arch = "bpf")]
 mod gate;
 #[cfg(target_arch = "bpf")]
 mod goroutine;

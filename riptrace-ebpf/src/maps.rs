@@ -126,6 +126,28 @@ pub(crate) struct Judgement {
     /// The strings.
     pub(crate) left_text: Text,
     pub(crate) right_text: Text,
+    pub(crate) search: Search,
+}
+
+/// Where the search of a map is.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Search {
+    /// The key: a string, or in `address` an integer.
+    pub(crate) key: Text,
+    /// Swiss: the directory, how many of its entries were taken, and all; the table that was taken last.
+    pub(crate) directory: u64,
+    pub(crate) taken: u64,
+    pub(crate) entries: u64,
+    pub(crate) table: u64,
+    /// Groups or buckets side by side: the first, how many were looked at, and all.
+    pub(crate) first: u64,
+    pub(crate) at: u64,
+    pub(crate) count: u64,
+    /// Classic: the bucket behind the last one, the old buckets and how many they are.
+    pub(crate) overflow: u64,
+    pub(crate) old: u64,
+    pub(crate) old_count: u64,
 }
 
 /// A string of the target, or a constant.

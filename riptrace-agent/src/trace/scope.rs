@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use riptrace_common::abi::condition::OP_FIND;
-
 use crate::{
     dwarf::{DebugInfo, DwarfError, Function, Piece, Place, VariableLocation, VisibleVariable},
     expr::{self, CompileError, Expr, ExprError, Names, Places, Scope},
@@ -116,17 +114,12 @@ pub(super) fn condition(
     let scope = Scope { types: debug, variables: &variables, names: &names };
     let typed = expr::check_condition(&when.text, &when.expr, scope).map_err(|error| error.to_string())?;
     let places = Places { types: debug, variables: &variables, cfa_from_sp };
-    let compiled =
-        expr::compile(&when.text, &typed, places).map_err(|CompileError { mut error, unreadable }| {
-            if let (Some(name), Some(function)) = (unreadable, &site.function) {
-                error.message.push_str(&elsewhere(debug, function, site, &name));
-            }
-            error.to_string()
-        })?;
-    if compiled.ops.iter().any(|op| op.code == OP_FIND) {
-        return Err("maps are not searched in the kernel yet; compare len(m), or use --capture".to_owned());
-    }
-    Ok(compiled)
+    expr::compile(&when.text, &typed, places).map_err(|CompileError { mut error, unreadable }| {
+        if let (Some(name), Some(function)) = (unreadable, &site.function) {
+            error.message.push_str(&elsewhere(debug, function, site, &name));
+        }
+        error.to_string()
+    })
 }
 
 /// Where else a variable is readable.
