@@ -38,7 +38,19 @@ const NOTED: [&str; 16] = [
     "Nothing",
 ];
 /// Those whose results it prints.
-const PRINTED: [&str; 7] = ["Every", "Floats", "Structs", "Arrays", "Blanks", "Deferred", "Recovers"];
+const PRINTED: [&str; 11] = [
+    "Every",
+    "Floats",
+    "Structs",
+    "Arrays",
+    "Blanks",
+    "Deferred",
+    "Recovers",
+    "Pick",
+    "holder.Swap",
+    "(*list).Push",
+    "full.Count",
+];
 
 fn probed(version: &Version, mode: Mode, options: &[&'static str]) -> (Truth, Finished) {
     let executable = go::build(version, mode).unwrap();
@@ -62,7 +74,8 @@ fn functions(finished: &Finished) -> HashMap<String, String> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     attached
         .map(|event| {
-            let name = text(&event["requested"]).rsplit('.').next().unwrap().to_owned();
+            let requested = text(&event["requested"]);
+            let name = requested.strip_prefix("fixtures/returns.").unwrap().to_owned();
             (text(&event["tracepoint"]), name)
         })
         .collect()
@@ -98,6 +111,7 @@ fn ends_agree(version: &Version, mode: Mode) {
     }
     let functions = functions(&finished);
     let mut wrong = Vec::new();
+    let mut compared: HashMap<String, usize> = HashMap::new();
     // By goroutine: the calls that are open, innermost last.
     let mut open: HashMap<u64, Vec<(String, u64)>> = HashMap::new();
     let mut ends: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
@@ -117,7 +131,9 @@ fn ends_agree(version: &Version, mode: Mode) {
         let results: Vec<&Value> =
             hit["variables"].as_array().into_iter().flatten().filter(|v| v["role"] == "return").collect();
         if PRINTED.contains(&function.as_str()) {
-            compare(&truth, function, &results, version, &mut wrong);
+            let calls = compared.entry(function.clone()).or_default();
+            compare(&truth, (function, *calls), &results, version, &mut wrong);
+            *calls += 1;
             continue;
         }
         let how = match hit["event"].as_str().unwrap() {
@@ -132,6 +148,13 @@ fn ends_agree(version: &Version, mode: Mode) {
     let mut expected: BTreeMap<String, BTreeMap<String, Vec<String>>> =
         serde_json::from_value(truth.results["ends"].clone()).unwrap();
     expected.insert("Nothing".into(), ends.get("Nothing").cloned().unwrap_or_default());
+    for name in PRINTED {
+        let (have, probe) = (compared.get(name).copied().unwrap_or(0), format!("returns.{name}"));
+        let want = truth.hits.iter().filter(|hit| hit.probe == probe).count();
+        if have != want {
+            wrong.push(format!("{name}: {have} returns, want {want}"));
+        }
+    }
     for name in NOTED {
         if expected.get(name) != ends.get(name) {
             wrong.push(format!("{name}: {:.600?}\n    want {:.600?}", ends.get(name), expected.get(name)));
@@ -145,10 +168,19 @@ fn ends_agree(version: &Version, mode: Mode) {
     assert!(wrong.is_empty(), "{title}:\n{}", wrong.join("\n"));
 }
 
-/// The results of the one call of a function.
-fn compare(truth: &Truth, function: &str, results: &[&Value], version: &Version, wrong: &mut Vec<String>) {
+/// The results of a function's call with this number.
+fn compare(
+    truth: &Truth,
+    (function, call): (&str, usize),
+    results: &[&Value],
+    version: &Version,
+    wrong: &mut Vec<String>,
+) {
     let probe = format!("returns.{function}");
-    let expected = truth.hits.iter().find(|hit| hit.probe == probe).unwrap();
+    let Some(expected) = truth.hits.iter().filter(|hit| hit.probe == probe).nth(call) else {
+        wrong.push(format!("{probe}: call {call} was not made"));
+        return;
+    };
     let comparison = Comparison::new(Limits::default(), results.iter().map(|result| &result["value"]));
     if results.len() != expected.variables.len() {
         wrong.push(format!("{probe}: {} results", results.len()));

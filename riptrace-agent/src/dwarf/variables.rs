@@ -30,7 +30,8 @@ pub struct Signature {
     pub parameters: Vec<Parameter>,
     /// Results, named or not.
     pub results: Vec<Parameter>,
-    /// The function has a dictionary parameter: it takes the first integer register, before the receiver.
+    /// A hidden dictionary parameter is listed: behind the receiver, before everything else. Optimised code often leaves
+    /// it out.
     pub has_dictionary: bool,
 }
 

@@ -1,15 +1,27 @@
-//! Where Go's internal calling convention puts a function's results (cmd/compile/abi-internal.md, "Function call argument
-//! and result passing", and its amd64 part). Pure.
+//! Where Go's internal calling convention puts a function's parameters and results (cmd/compile/abi-internal.md, "Function
+//! call argument and result passing", and its amd64 part). Pure.
 //!
 //! Debug data does not say where results are when a function returns (go.dev/issue/50990), but its signature does. Each
 //! result goes, as a whole or not at all, to the next free registers; what does not fit goes to the stack, behind what the
 //! caller put there. Registers are counted anew for the results.
 
+use std::sync::Arc;
+
 use super::types::{GoType, Kind, Shape, TypeId, TypeSource};
 use crate::dwarf::{Piece, Place};
 
-/// Integer registers in the order in which they are assigned, by DWARF number: RAX, RBX, RCX, RDI, RSI, R8, R9, R10, R11.
-const INTEGER_REGISTERS: [u16; 9] = [0, 3, 2, 5, 4, 8, 9, 10, 11];
+/// Integer registers in the order in which they are assigned: DWARF number and name.
+pub const INTEGER_REGISTERS: [(u16, &str); 9] = [
+    (0, "rax"),
+    (3, "rbx"),
+    (2, "rcx"),
+    (5, "rdi"),
+    (4, "rsi"),
+    (8, "r8"),
+    (9, "r9"),
+    (10, "r10"),
+    (11, "r11"),
+];
 /// X0 to X14; XMM0 has DWARF number 17.
 const FLOAT_REGISTERS: u16 = 15;
 const FIRST_FLOAT_REGISTER: u16 = 17;
@@ -17,46 +29,67 @@ const WORD_BYTES: u64 = 8;
 /// Structs and arrays within each other; Go's own types nest far less deep.
 const MAX_DEPTH: u32 = 64;
 
+/// What a call passes to a function, in the order in which it is assigned.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters<'a> {
+    /// Receiver first.
+    pub types: &'a [TypeId],
+    /// A hidden pointer, the dictionary of a generic function, comes behind so many of them: behind the receiver
+    /// (cmd/compile/internal/noder, `shapeSig`). `None`: there is none.
+    pub dictionary_behind: Option<usize>,
+}
+
 /// How the results of a function are passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Results {
-    /// Where each is when the function returns, in their order. `Place::Frame` counts from the CFA of its frame.
-    pub places: Vec<Vec<Piece>>,
+    /// Where each is when the function returns, in their order. `Place::Frame` counts from the CFA of its frame. `None`: a
+    /// type is not known.
+    pub places: Option<Vec<Vec<Piece>>>,
     /// Bytes of stack that the caller sets aside for the call, which the runtime's table knows as well: if the two differ,
     /// the signature is not complete (up to Go 1.21 debug data leaves blank parameters out).
     pub argument_bytes: u64,
 }
 
-/// Assigns the results. `receiver_and_parameters` take part because what of them lies on the stack comes before the
-/// results there. `has_dictionary`: a hidden pointer is passed before them.
+/// Assigns the results. The parameters take part because what of them lies on the stack comes before the results there.
 #[must_use]
-pub fn results(
-    types: &dyn TypeSource,
-    has_dictionary: bool,
-    receiver_and_parameters: &[TypeId],
-    results: &[TypeId],
-) -> Results {
-    let mut frame = Frame { types, integers: usize::from(has_dictionary), floats: 0, stack_bytes: 0 };
-    let mut spilled = Vec::new();
-    for &parameter in receiver_and_parameters {
-        let places = frame.assign(parameter);
-        if places.iter().any(|piece| !matches!(piece.place, Place::Frame(_))) {
-            spilled.push(types.get(parameter));
-        }
-    }
+pub fn results(types: &dyn TypeSource, parameters: Parameters<'_>, results: &[TypeId]) -> Results {
+    let mut frame = Frame::new(types);
+    let spilled = frame.parameters(parameters);
     frame.align(WORD_BYTES);
     (frame.integers, frame.floats) = (0, 0);
-    let places = results.iter().map(|&result| frame.assign(result)).collect();
+    let places = results.iter().map(|&result| frame.assign(&types.get(result))).collect();
     frame.align(WORD_BYTES);
-    if has_dictionary {
-        frame.stack_bytes = frame.stack_bytes.saturating_add(WORD_BYTES);
-    }
     for ty in spilled {
         frame.align(frame.alignment(&ty, 0));
         frame.stack_bytes = frame.stack_bytes.saturating_add(ty.bytes);
     }
     frame.align(WORD_BYTES);
-    Results { places, argument_bytes: frame.stack_bytes }
+    Results { places: (!frame.unknown).then_some(places), argument_bytes: frame.stack_bytes }
+}
+
+/// The register (DWARF number) in which a call passes the dictionary of a generic function. `None`: on the stack, or the
+/// type of a parameter before it is not known.
+#[must_use]
+pub fn dictionary_register(types: &dyn TypeSource, before: &[TypeId]) -> Option<u16> {
+    let mut frame = Frame::new(types);
+    for &parameter in before {
+        frame.assign(&types.get(parameter));
+    }
+    match frame.assign(&dictionary()).as_slice() {
+        [Piece { place: Place::Register(register), .. }] if !frame.unknown => Some(*register),
+        _ => None,
+    }
+}
+
+/// A dictionary is passed as a pointer.
+fn dictionary() -> GoType {
+    GoType {
+        name: ".dict".into(),
+        bytes: WORD_BYTES,
+        kind: Kind::UnsafePointer,
+        shape: Shape::UnsafePointer,
+        runtime_type: None,
+    }
 }
 
 struct Frame<'a> {
@@ -66,23 +99,41 @@ struct Frame<'a> {
     floats: u16,
     /// Bytes of the stack that are taken.
     stack_bytes: u64,
+    /// A type was met that is not known.
+    unknown: bool,
 }
 
-impl Frame<'_> {
-    fn assign(&mut self, id: TypeId) -> Vec<Piece> {
-        let ty = self.types.get(id);
+impl<'a> Frame<'a> {
+    fn new(types: &'a dyn TypeSource) -> Self {
+        Self { types, integers: 0, floats: 0, stack_bytes: 0, unknown: false }
+    }
+
+    /// Assigns the parameters; gives those that are passed in registers, for which the caller leaves room on the stack.
+    fn parameters(&mut self, parameters: Parameters<'_>) -> Vec<Arc<GoType>> {
+        let mut all: Vec<Arc<GoType>> = parameters.types.iter().map(|&ty| self.types.get(ty)).collect();
+        if let Some(behind) = parameters.dictionary_behind {
+            all.insert(behind.min(all.len()), Arc::new(dictionary()));
+        }
+        all.retain(|parameter| {
+            let pieces = self.assign(parameter);
+            pieces.iter().any(|piece| !matches!(piece.place, Place::Frame(_)))
+        });
+        all
+    }
+
+    fn assign(&mut self, ty: &GoType) -> Vec<Piece> {
         let before = (self.integers, self.floats);
         if ty.bytes == 0 {
-            self.align(self.alignment(&ty, 0));
+            self.align(self.alignment(ty, 0));
             return Vec::new();
         }
         let mut pieces = Vec::new();
-        if self.in_registers(&ty, 0, &mut pieces, 0).is_some_and(|end| end <= ty.bytes) {
+        if self.in_registers(ty, 0, &mut pieces, 0).is_some_and(|end| end <= ty.bytes) {
             fill(&mut pieces, ty.bytes);
             return pieces.into_iter().map(|(_, piece)| piece).collect();
         }
         (self.integers, self.floats) = before;
-        self.align(self.alignment(&ty, 0));
+        self.align(self.alignment(ty, 0));
         let at = i64::try_from(self.stack_bytes).unwrap_or(i64::MAX);
         self.stack_bytes = self.stack_bytes.saturating_add(ty.bytes);
         vec![Piece { bytes: u32::try_from(ty.bytes).unwrap_or(u32::MAX), place: Place::Frame(at) }]
@@ -122,7 +173,11 @@ impl Frame<'_> {
                 let elem = self.types.get(*elem);
                 self.in_registers(&elem, offset, pieces, depth + 1)?;
             }
-            Shape::Array { .. } | Shape::Unknown => return None,
+            Shape::Array { .. } => return None,
+            Shape::Unknown => {
+                self.unknown = true;
+                return None;
+            }
             Shape::Struct { fields } => {
                 for field in fields {
                     let ty = self.types.get(field.ty);
@@ -138,7 +193,7 @@ impl Frame<'_> {
     }
 
     fn integer(&mut self, offset: u64, bytes: u64, pieces: &mut Vec<(u64, Piece)>) -> Option<()> {
-        let register = *INTEGER_REGISTERS.get(self.integers)?;
+        let (register, _) = *INTEGER_REGISTERS.get(self.integers)?;
         self.integers += 1;
         let bytes = u32::try_from(bytes).ok()?;
         pieces.push((offset, Piece { bytes, place: Place::Register(register) }));
@@ -226,7 +281,8 @@ mod tests {
     }
 
     fn assigned(types: &TypeTable, parameters: &[TypeId], wanted: &[TypeId]) -> Vec<Vec<Piece>> {
-        results(types, false, parameters, wanted).places
+        let parameters = Parameters { types: parameters, dictionary_behind: None };
+        results(types, parameters, wanted).places.unwrap()
     }
 
     #[test]
@@ -290,13 +346,38 @@ mod tests {
     fn a_dictionary_takes_a_register_of_the_parameters() {
         let types = TypeTable::default();
         let i = types.int();
-        let parameters = [i; 9];
-        let of = |has_dictionary| {
-            let results = results(&types, has_dictionary, &parameters, &[types.array(i, 2)]);
-            (results.places, results.argument_bytes)
+        let of = |count: usize, dictionary_behind| {
+            let parameters = Parameters { types: &[i; 12][..count], dictionary_behind };
+            let results = results(&types, parameters, &[types.array(i, 2)]);
+            (results.places.unwrap(), results.argument_bytes)
         };
         // Nine registers are spilled in either case: the ninth parameter gives its place to the dictionary.
-        assert_eq!(of(true), (vec![vec![stack(8, 16)]], 8 + 16 + 9 * 8));
-        assert_eq!(of(false), (vec![vec![stack(0, 16)]], 16 + 9 * 8));
+        assert_eq!(of(9, Some(1)), (vec![vec![stack(8, 16)]], 8 + 16 + 9 * 8));
+        assert_eq!(of(9, None), (vec![vec![stack(0, 16)]], 16 + 9 * 8));
+        assert_eq!(of(4, Some(1)), (vec![vec![stack(0, 16)]], 16 + 5 * 8));
+    }
+
+    #[test]
+    fn a_dictionary_comes_behind_the_receiver() {
+        let types = TypeTable::default();
+        let (i, s) = (types.int(), types.string());
+        let slice = types.slice(i);
+        let pair = structure(&types, &[(float64(&types), 0), (s, 8)], 24);
+        let nine = structure(&types, &[(slice, 0), (slice, 24), (slice, 48)], 72);
+        let ten = structure(&types, &[(nine, 0), (i, 72)], 80);
+        let register = |before: &[TypeId]| dictionary_register(&types, before);
+        assert_eq!(register(&[]), Some(0));
+        assert_eq!(register(&[i]), Some(3));
+        assert_eq!(register(&[pair]), Some(2));
+        // What does not fit takes no register; what takes all leaves none.
+        assert_eq!(register(&[ten]), Some(0));
+        assert_eq!(register(&[nine]), None);
+        let parameters = Parameters { types: &[nine], dictionary_behind: Some(1) };
+        let found = results(&types, parameters, &[types.array(i, 2)]);
+        assert_eq!((found.places.unwrap(), found.argument_bytes), (vec![vec![stack(8, 16)]], 8 + 16 + 72));
+        let unknown = types.add("T", 8, Kind::Invalid, Shape::Unknown);
+        assert_eq!(register(&[unknown]), None);
+        let parameters = Parameters { types: &[], dictionary_behind: None };
+        assert_eq!(results(&types, parameters, &[unknown]).places, None);
     }
 }

@@ -230,6 +230,10 @@ impl Copies {
                 known.held.remove(&Spot::Register(number));
             }
         }
+        // What lies below SP may be overwritten at any time: the runtime calls from there when it preempts.
+        if let Some(below) = depth.and_then(|depth| depth.checked_sub(stack_step(instruction)?)) {
+            known.held.retain(|spot, _| !matches!(*spot, Spot::Slot(at) if at < below.saturating_neg()));
+        }
         if let Some((copy, held)) = copied {
             if held.value == ValueId::Copied(node) {
                 known.held.insert(copy.from, held);

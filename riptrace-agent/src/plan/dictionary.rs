@@ -5,13 +5,8 @@
 //! whose symbol names the type arguments (`main..dict.Map[int]`). Debug data of optimised code before Go 1.27 often
 //! leaves that argument out.
 
-use super::stripped::ARGUMENT_REGISTERS;
-use crate::golang::types::{Kind, Shape, TypeId, TypeSource};
+use crate::golang::types::Kind;
 
-/// Registers of the calling convention for floating-point values.
-const FLOAT_REGISTERS: u32 = 15;
-/// Receivers that are nested deeper are not understood.
-const MAX_NESTING: u32 = 32;
 /// What the name of a type argument that stands for many begins with.
 const SHAPE: &str = "go.shape.";
 
@@ -98,27 +93,14 @@ impl<'a> GenericName<'a> {
                 .all(|(argument, shape)| has_shape(argument, shape, &kind_of))
     }
 
-    /// The register (DWARF number) in which a call passes the dictionary: behind the receiver, before everything else
-    /// (cmd/compile/internal/noder, `shapedMethodExpr` and `shapeSig`).
+    /// Behind how many of its parameters a call passes the dictionary: behind the receiver. `None`: it comes another way.
     #[must_use]
-    pub fn register(&self, types: &dyn TypeSource, receiver: Option<TypeId>) -> Option<u16> {
-        let before = match self.role {
-            GenericRole::Function => 0,
-            GenericRole::PointerMethod => 1,
-            GenericRole::ValueMethod => {
-                let mut taken = Taken::default();
-                match taken.add(types, receiver?, MAX_NESTING) {
-                    // A receiver that does not fit is passed in memory and takes no register.
-                    Fit::Registers if taken.integers <= 9 && taken.floats <= FLOAT_REGISTERS => {
-                        taken.integers
-                    }
-                    Fit::Registers | Fit::Memory => 0,
-                    Fit::Unknown => return None,
-                }
-            }
-            GenericRole::Closure => return None,
-        };
-        ARGUMENT_REGISTERS.get(usize::try_from(before).ok()?).map(|(number, _)| *number)
+    pub fn dictionary_behind(&self) -> Option<usize> {
+        match self.role {
+            GenericRole::Function => Some(0),
+            GenericRole::PointerMethod | GenericRole::ValueMethod => Some(1),
+            GenericRole::Closure => None,
+        }
     }
 }
 
@@ -201,61 +183,9 @@ fn kind_in(text: &str) -> Option<Kind> {
     })
 }
 
-/// Registers that a value takes.
-#[derive(Default)]
-struct Taken {
-    integers: u32,
-    floats: u32,
-}
-
-enum Fit {
-    Registers,
-    Memory,
-    Unknown,
-}
-
-impl Taken {
-    /// Assigns a value (cmd/compile/abi-internal.md, "Function call argument and result passing").
-    fn add(&mut self, types: &dyn TypeSource, ty: TypeId, nesting: u32) -> Fit {
-        let Some(nesting) = nesting.checked_sub(1) else { return Fit::Unknown };
-        let found = types.get(ty);
-        match &found.shape {
-            Shape::Scalar => match found.kind {
-                Kind::Float32 | Kind::Float64 => self.floats += 1,
-                Kind::Complex64 | Kind::Complex128 => self.floats += 2,
-                _ => self.integers += 1,
-            },
-            Shape::String | Shape::EmptyInterface | Shape::Interface => self.integers += 2,
-            Shape::Slice { .. } => self.integers += 3,
-            Shape::Pointer { .. }
-            | Shape::Map(_)
-            | Shape::Chan { .. }
-            | Shape::Func
-            | Shape::UnsafePointer => {
-                self.integers += 1;
-            }
-            Shape::Array { len: 0, .. } => {}
-            Shape::Array { elem, len: 1 } => return self.add(types, *elem, nesting),
-            Shape::Array { .. } => return Fit::Memory,
-            Shape::Struct { fields } => {
-                for field in fields {
-                    match self.add(types, field.ty, nesting) {
-                        Fit::Registers if self.integers + self.floats > 64 => return Fit::Memory,
-                        Fit::Registers => {}
-                        other => return other,
-                    }
-                }
-            }
-            Shape::Unknown => return Fit::Unknown,
-        }
-        Fit::Registers
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golang::table::TypeTable;
 
     #[test]
     fn names_are_taken_apart() {
@@ -311,21 +241,5 @@ mod tests {
         let two = GenericName::of("a.f[go.shape.*uint8,go.shape.[]int]").unwrap();
         assert!(two.may_have("a..dict.f[*a.T,[]int]", kinds));
         assert!(!two.may_have("a..dict.f[*a.T,map[int]int]", kinds));
-    }
-
-    #[test]
-    fn the_dictionary_comes_behind_the_receiver() {
-        let types = TypeTable::default();
-        let (int, text) = (types.int(), types.string());
-        let float = types.add("float64", 8, Kind::Float64, Shape::Scalar);
-        let pair = types.structure("pair", &[("key", float), ("value", text)]);
-        let array = types.add("[2]int", 16, Kind::Array, Shape::Array { elem: int, len: 2 });
-        let register = |name: &str, receiver| GenericName::of(name).unwrap().register(&types, receiver);
-        assert_eq!(register("a.hold[go.shape.int]", None), Some(0));
-        assert_eq!(register("a.(*List[go.shape.int]).Push", None), Some(3));
-        assert_eq!(register("a.Pair[go.shape.int].Swap", Some(pair)), Some(2));
-        assert_eq!(register("a.Pair[go.shape.int].Swap", Some(array)), Some(0));
-        assert_eq!(register("a.Pair[go.shape.int].Swap", None), None);
-        assert_eq!(register("a.hold[go.shape.int].func1", None), None);
     }
 }

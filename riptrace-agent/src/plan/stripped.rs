@@ -16,6 +16,7 @@ use crate::{
         VisibleVariable,
     },
     golang::{
+        abi_internal::INTEGER_REGISTERS,
         pclntab::{self, LineRange, Pclntab},
         types::{GoType, Kind, Shape, TypeId, TypeSource},
     },
@@ -27,24 +28,10 @@ const MAX_INLINED: usize = 64;
 /// The type of a raw register in [`RawTypes`]: an `uintptr`.
 pub const REGISTER_WORD: TypeId = TypeId(u64::MAX);
 
-/// The registers of Go's internal calling convention in the order in which integer arguments take them
-/// (cmd/compile/abi-internal.md, "amd64 architecture"), by DWARF number.
-pub(crate) const ARGUMENT_REGISTERS: [(u16, &str); 9] = [
-    (0, "rax"),
-    (3, "rbx"),
-    (2, "rcx"),
-    (5, "rdi"),
-    (4, "rsi"),
-    (8, "r8"),
-    (9, "r9"),
-    (10, "r10"),
-    (11, "r11"),
-];
-
 /// The raw argument registers, as variables for a function's entry. Their types come from [`RawTypes`].
 #[must_use]
 pub fn argument_registers() -> Vec<VisibleVariable> {
-    ARGUMENT_REGISTERS
+    INTEGER_REGISTERS
         .iter()
         .map(|&(number, name)| VisibleVariable {
             name: Arc::from(name),

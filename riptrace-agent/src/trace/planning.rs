@@ -203,7 +203,7 @@ fn plan_sites(
         plans.push(plan);
     }
     for end in &calls.ends {
-        let mut plan = results::plan_end(registry, image, index, wanted, end)?;
+        let mut plan = results::plan_end(registry, image, index, wanted, end, proofs.as_mut())?;
         // Of a call that began before, nobody knows whether the condition held.
         plan.condition = wanted.when.as_ref().map(|_| Condition::never());
         plans.push(plan);

@@ -7,10 +7,13 @@ use std::{collections::HashMap, rc::Rc};
 use super::Image;
 use crate::{
     dwarf::{DebugInfo, DictIndex, DwarfError, Function, Piece, VariableLocation, VisibleVariable},
-    golang::types::{TypeId, TypeSource},
+    golang::{
+        abi_internal,
+        types::{TypeId, TypeSource},
+    },
     plan::{
         copies::{Copies, is_in_vector},
-        dictionary::{GenericName, GenericRole},
+        dictionary::GenericName,
         sites::Site,
     },
 };
@@ -109,16 +112,13 @@ impl<'a> Proofs<'a> {
     }
 
     fn by_convention(&mut self, function: &Function, site: &Site) -> Option<VariableLocation> {
-        let name = GenericName::of(&function.name)?;
-        let receiver = match name.role {
-            GenericRole::ValueMethod => {
-                let signature = self.debug.signature(function).ok()?;
-                let first = signature.parameters.first().filter(|parameter| parameter.is_receiver);
-                Some(first?.ty)
-            }
-            _ => None,
-        };
-        let register = name.register(self.debug, receiver)?;
+        let behind = GenericName::of(&function.name)?.dictionary_behind()?;
+        let signature = self.debug.signature(function).ok()?;
+        let parameters: Vec<TypeId> = signature.parameters.iter().map(|parameter| parameter.ty).collect();
+        if signature.parameters.iter().filter(|parameter| parameter.is_receiver).count() != behind {
+            return None;
+        }
+        let register = abi_internal::dictionary_register(self.debug, parameters.get(..behind)?)?;
         let known = self.copies(function)?.before(site.link_address)?;
         let place = known.at_call(register)?;
         Some(VariableLocation::Pieces(vec![Piece { bytes: 8, place }]))

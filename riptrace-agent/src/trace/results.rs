@@ -7,13 +7,15 @@ use riptrace_common::wire::{event::Role, value::Unavailable};
 use super::{
     Image,
     planning::{PlanFailure, Wanted, cfa_from_table},
+    proofs::Proofs,
 };
 use crate::{
-    dwarf::{DebugInfo, DictIndex, DwarfError, Function, Place, VariableLocation, VisibleVariable},
-    golang::abi_internal,
+    dwarf::{DebugInfo, DictIndex, DwarfError, Function, Piece, Place, VariableLocation, VisibleVariable},
+    golang::abi_internal::{self, Parameters},
     plan::{
         CallRole, SitePlan,
         captures::{SiteContext, plan_site},
+        dictionary::GenericName,
         path::PathExpression,
         returns::{self, Calls, End},
         sites::{LineSource, LocationError, Resolved},
@@ -63,6 +65,7 @@ pub(super) fn plan_end(
     index: u32,
     wanted: &Wanted,
     end: &End,
+    proofs: Option<&mut Proofs<'_>>,
 ) -> Result<SitePlan, PlanFailure> {
     let site = &end.site;
     let address = site.link_address;
@@ -80,11 +83,13 @@ pub(super) fn plan_end(
         dictionary: None,
         limits: wanted.limits,
     };
-    let mut plan = match (&image.debug, &site.function) {
+    let mut plan = match (&image.debug, &site.function, proofs) {
         _ if end.role.is_internal() => plan_site(registry, &context, &[], &[])?,
-        (Some(debug), Some(function)) => {
-            let variables = results(image, debug, function, end.role)?;
-            let dictionary = debug.dictionary_at(function, address)?;
+        (Some(debug), Some(function), Some(proofs)) => {
+            let mut variables = results(image, debug, function, end.role)?;
+            proofs.settle(function, site, &mut variables);
+            let dictionary = proofs.real_types(function, site, &mut variables)?;
+            label_floats(&mut variables);
             let context = SiteContext { types: debug.as_ref(), dictionary: dictionary.as_ref(), ..context };
             // What an expression names is an argument, seen at the entry, or a result.
             let of_results: Vec<PathExpression> = wanted
@@ -116,38 +121,45 @@ fn results(
     let signature = debug.signature(function)?;
     let parameters: Vec<_> = signature.parameters.iter().map(|parameter| parameter.ty).collect();
     let types: Vec<_> = signature.results.iter().map(|result| result.ty).collect();
-    let assigned = abi_internal::results(debug, signature.has_dictionary, &parameters, &types);
+    // Debug data may leave the dictionary out.
+    let dictionary_behind = GenericName::of(&function.name).and_then(|name| name.dictionary_behind());
+    let parameters = Parameters { types: &parameters, dictionary_behind };
+    let assigned = abi_internal::results(debug, parameters, &types);
     let in_table = image.executable.pclntab().ok().and_then(|table| table.function_at(function.entry));
     let complete = in_table.is_none_or(|known| u64::from(known.argument_bytes()) == assigned.argument_bytes);
-    Ok(signature
-        .results
-        .into_iter()
-        .zip(assigned.places)
-        .map(|(result, pieces)| VisibleVariable {
-            name: result.name,
-            role: Role::Return,
-            ty: result.ty,
-            decl_line: 0,
-            location: match role {
-                CallRole::Return
-                    if pieces.iter().all(|piece| is_float(piece.place)) && !pieces.is_empty() =>
-                {
-                    VariableLocation::Unavailable(Unavailable::RegisterFloat)
-                }
-                CallRole::Return
-                    if !complete && pieces.iter().any(|piece| matches!(piece.place, Place::Frame(_))) =>
-                {
-                    VariableLocation::Unavailable(Unavailable::BadDebugInfo)
-                }
-                CallRole::Return => VariableLocation::Pieces(pieces),
-                // The function that it goes over into has not run yet.
-                _ => VariableLocation::Unavailable(Unavailable::NotInitialized),
-            },
-            dict_index: result.dict_index.map(|word| DictIndex { word, of_pointer: false }),
-        })
-        .collect())
+    let places = assigned.places.map(|places| places.into_iter().map(Some).collect());
+    let places: Vec<Option<Vec<Piece>>> = places.unwrap_or_else(|| vec![None; types.len()]);
+    let location = |pieces: Option<Vec<Piece>>| match (role, pieces) {
+        (CallRole::Return, Some(pieces)) if complete || !pieces.iter().any(is_on_stack) => {
+            VariableLocation::Pieces(pieces)
+        }
+        (CallRole::Return, _) => VariableLocation::Unavailable(Unavailable::BadDebugInfo),
+        // The function that it goes over into has not run yet.
+        _ => VariableLocation::Unavailable(Unavailable::NotInitialized),
+    };
+    let results = signature.results.into_iter().zip(places).map(|(result, pieces)| VisibleVariable {
+        name: result.name,
+        role: Role::Return,
+        ty: result.ty,
+        decl_line: 0,
+        location: location(pieces),
+        dict_index: result.dict_index.map(|word| DictIndex { word, of_pointer: false }),
+    });
+    Ok(results.collect())
 }
 
-fn is_float(place: Place) -> bool {
-    matches!(place, Place::FloatRegister(_))
+/// A result of which nothing can be read has one label for all of it.
+fn label_floats(results: &mut [VisibleVariable]) {
+    for result in results {
+        if let VariableLocation::Pieces(pieces) = &result.location
+            && !pieces.is_empty()
+            && pieces.iter().all(|piece| matches!(piece.place, Place::FloatRegister(_)))
+        {
+            result.location = VariableLocation::Unavailable(Unavailable::RegisterFloat);
+        }
+    }
+}
+
+fn is_on_stack(piece: &Piece) -> bool {
+    matches!(piece.place, Place::Frame(_))
 }
