@@ -190,8 +190,6 @@ impl Build<'_> {
             || match reason {
                 // A dynamic type or closure that is met for the first time is known from then on.
                 "unknown_type" => pass == 0,
-                // Go's debug data says what a closure captured since 1.23.
-                "capture_missing" => self.version.minor() < 23,
                 // A page of the program's data that nothing touched yet is not in memory, and is not fetched for a probe.
                 // The first pass's own print touches it.
                 "fault" => pass == 0,

@@ -132,7 +132,7 @@ fn ends_agree(version: &Version, mode: Mode) {
             hit["variables"].as_array().into_iter().flatten().filter(|v| v["role"] == "return").collect();
         if PRINTED.contains(&function.as_str()) {
             let calls = compared.entry(function.clone()).or_default();
-            compare(&truth, (function, *calls), &results, version, &mut wrong);
+            compare(&truth, (function, *calls), &results, (version, mode), &mut wrong);
             *calls += 1;
             continue;
         }
@@ -173,7 +173,7 @@ fn compare(
     truth: &Truth,
     (function, call): (&str, usize),
     results: &[&Value],
-    version: &Version,
+    (version, mode): (&Version, Mode),
     wrong: &mut Vec<String>,
 ) {
     let probe = format!("returns.{function}");
@@ -198,7 +198,9 @@ fn compare(
             let unknown = reason == "unknown_type";
             // Go 1.21 describes no blank parameters, so that what lies behind them can't be found.
             let blank = probe == "returns.Blanks" && reason == "bad_debug_info" && version.minor() < 22;
-            if !float && !unknown && !blank {
+            // Optimised code has often forgotten its dictionary when it returns.
+            let shape = reason == "shape_type" && !mode.keeps_everything();
+            if !float && !unknown && !blank && !shape {
                 wrong.push(format!("{path} is {reason}"));
             }
         }

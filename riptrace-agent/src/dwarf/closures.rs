@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::DebugInfo;
+use super::{DebugInfo, Function};
 use crate::golang::types::{TypeId, TypeSource};
 
 /// The compiler copies nothing larger than 128 bytes into a closure, so that a layout past this is damage.
@@ -13,7 +13,7 @@ const MAX_CLOSURE_BYTES: u64 = 1 << 20;
 pub struct ClosureLayout {
     /// Name of the closure function.
     pub function: Arc<str>,
-    /// What it captured, by offset. Complete: every captured variable that the function uses is listed.
+    /// What it captured, by offset. Where debug data says it, every captured variable that the function uses is listed.
     pub captured: Vec<CapturedVariable>,
     /// Bytes of the object as far as it is known: the end of the last captured variable, at least 8 (the code address).
     pub bytes: u64,
@@ -65,5 +65,21 @@ impl DebugInfo {
         captured.sort_by_key(|variable| variable.offset);
         captured.dedup_by_key(|variable| variable.offset);
         Some(ClosureLayout { function: Arc::clone(&function.name), captured, bytes })
+    }
+
+    /// A layout of what is known of a closure function otherwise. `None`: nothing is, or it can't be.
+    #[must_use]
+    pub fn closure_of(&self, function: &Function, mut captured: Vec<CapturedVariable>) -> Option<ClosureLayout> {
+        captured.sort_by_key(|variable| variable.offset);
+        let mut bytes = 8;
+        for variable in &captured {
+            let size = if variable.by_reference { 8 } else { self.get(variable.ty).bytes };
+            // Two variables at the same place: one of them is not there.
+            if variable.offset < bytes {
+                return None;
+            }
+            bytes = variable.offset.checked_add(size).filter(|end| *end <= MAX_CLOSURE_BYTES)?;
+        }
+        (!captured.is_empty()).then(|| ClosureLayout { function: Arc::clone(&function.name), captured, bytes })
     }
 }

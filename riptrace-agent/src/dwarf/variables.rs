@@ -106,6 +106,13 @@ impl DebugInfo {
         Ok(self.visible(&site, scope_address))
     }
 
+    /// Where a function's body starts, behind the stores of what it was called with.
+    pub fn body_of(&self, function: &Function) -> Result<u64, DwarfError> {
+        let lines = self.unit_lines(function.unit)?;
+        let prologue = lines.prologue_end(&function.ranges, function.decl_line.unwrap_or(0));
+        Ok(prologue.map_or(function.entry, |(_, body)| body))
+    }
+
     /// Where the dictionary's address is: the hidden argument by which an instantiated generic function (or method)
     /// learns its real types. `None`: the function has none, or debug data does not mention it (optimised code that
     /// does not use it). See [`VisibleVariable::dict_index`].

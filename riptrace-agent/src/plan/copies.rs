@@ -12,7 +12,7 @@ use iced_x86::{
 };
 
 use super::code::{CodeReader, FlowGraph, Node, grows_stack};
-use crate::dwarf::{Function, Place, VariableLocation, VisibleVariable};
+use crate::dwarf::{Function, Piece, Place, VariableLocation, VisibleVariable};
 
 /// Functions with more instructions are not followed.
 const MAX_INSTRUCTIONS: usize = 100_000;
@@ -68,6 +68,31 @@ enum ValueId {
     Entry(u16),
     /// What the last execution of this instruction copied.
     Copied(Node),
+    /// What the object of the closure that was called holds, from this byte on. Nothing changes it after it was made.
+    Captured(u64),
+    /// The address of that.
+    CapturedAt(u64),
+}
+
+/// Where a variable comes from that a closure captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CapturedFrom {
+    /// It was copied from this byte of the closure's object on.
+    Value(u64),
+    /// It is the address of this byte.
+    Address(u64),
+}
+
+impl Spot {
+    fn is_slot(self) -> bool {
+        matches!(self, Self::Slot(_))
+    }
+}
+
+impl Held {
+    fn is_captured(&self) -> bool {
+        matches!(self.value, ValueId::Captured(_) | ValueId::CapturedAt(_))
+    }
 }
 
 /// The parts of the frame that other code may write, because their address was taken. Bytes from the CFA.
@@ -144,6 +169,41 @@ impl Copies {
         Some(known)
     }
 
+    /// What is known behind each instruction that takes something from the object of the closure that was called, or
+    /// copies it on; at most so many.
+    #[must_use]
+    pub fn behind_captured(&self, at_most: usize) -> Vec<(u64, Known)> {
+        let mut infos = InstructionInfoFactory::new();
+        let mut found = Vec::new();
+        for (&leader, known) in &self.leaders {
+            let mut known = known.clone();
+            let mut node = leader;
+            while let &[next] = self.graph.successors(node) {
+                let target = self.target(&known, node);
+                self.step(&mut infos, &mut known, node);
+                if target.is_some_and(|target| known.held.get(&target).is_some_and(Held::is_captured)) {
+                    found.push((self.graph.address(next), known.clone()));
+                    if found.len() == at_most {
+                        return found;
+                    }
+                }
+                if self.leads(next) {
+                    break;
+                }
+                node = next;
+            }
+        }
+        found
+    }
+
+    /// What an instruction copies to.
+    fn target(&self, known: &Known, node: Node) -> Option<Spot> {
+        let instruction = self.graph.instruction(node);
+        let depth = self.cfa_from_sp.get(node).copied().flatten();
+        let copy = depth.and_then(|depth| copy_of(instruction, depth)).map(|copy| copy.to);
+        copy.or_else(|| Some(known.taken_from_closure(instruction)?.0))
+    }
+
     /// Whether a straight run of instructions begins here.
     fn leads(&self, node: Node) -> bool {
         match self.graph.predecessors(node) {
@@ -217,6 +277,7 @@ impl Copies {
         if copy.is_some() {
             known.held.retain(|_, held| held.value != ValueId::Copied(node));
         }
+        let taken = known.taken_from_closure(instruction);
         let info = infos.info(instruction);
         for memory in info.used_memory() {
             if writes(memory.access()) {
@@ -241,6 +302,9 @@ impl Copies {
             let bytes = held.bytes.min(copy.bytes);
             known.held.insert(copy.to, Held { value: held.value, bytes });
         }
+        if let Some((to, held)) = taken {
+            known.held.insert(to, held);
+        }
     }
 
     /// Forgets the slots that a write may have changed.
@@ -263,7 +327,13 @@ impl Copies {
         let start = start.unwrap_or(i64::MIN);
         known.held.retain(|spot, held| match *spot {
             Spot::Register(_) => true,
-            Spot::Slot(at) => at >= end || at.saturating_add(i64::from(held.bytes)) <= start,
+            Spot::Slot(at) if at >= end => true,
+            // The low bytes are left.
+            Spot::Slot(at) => {
+                let left = u8::try_from(start.saturating_sub(at)).unwrap_or(if at < start { u8::MAX } else { 0 });
+                held.bytes = held.bytes.min(left);
+                held.bytes > 0
+            }
         });
     }
 }
@@ -318,6 +388,86 @@ impl Known {
     #[must_use]
     pub fn at_call(&self, register: u16) -> Option<Place> {
         self.readable(ValueId::Entry(register), GENERAL_BYTES.into())
+    }
+
+    /// What an instruction takes from the object of the closure that was called, and where it puts it.
+    fn taken_from_closure(&self, instruction: &Instruction) -> Option<(Spot, Held)> {
+        let loads = matches!(
+            instruction.mnemonic(),
+            Mnemonic::Lea
+                | Mnemonic::Mov
+                | Mnemonic::Movzx
+                | Mnemonic::Movsx
+                | Mnemonic::Movsxd
+                | Mnemonic::Movd
+                | Mnemonic::Movq
+                | Mnemonic::Movss
+                | Mnemonic::Movsd
+                | Mnemonic::Movups
+                | Mnemonic::Movaps
+                | Mnemonic::Movupd
+                | Mnemonic::Movapd
+                | Mnemonic::Movdqu
+                | Mnemonic::Movdqa
+        );
+        if !loads
+            || instruction.op0_kind() != OpKind::Register
+            || instruction.op1_kind() != OpKind::Memory
+            || instruction.memory_index() != Register::None
+            || instruction.has_segment_prefix()
+        {
+            return None;
+        }
+        let to = Spot::Register(dwarf_number(instruction.op0_register())?);
+        let base = self.held.get(&Spot::Register(dwarf_number(instruction.memory_base())?))?;
+        let start = match base.value {
+            ValueId::Entry(CONTEXT_REGISTER) => 0,
+            ValueId::CapturedAt(offset) => offset,
+            _ => return None,
+        };
+        if base.bytes < GENERAL_BYTES {
+            return None;
+        }
+        let offset = start.checked_add_signed(instruction.memory_displacement64().cast_signed())?;
+        let held = if instruction.mnemonic() == Mnemonic::Lea {
+            Held { value: ValueId::CapturedAt(offset), bytes: u8::try_from(instruction.op0_register().size()).ok()? }
+        } else {
+            let bytes = u8::try_from(instruction.memory_size().size()).ok()?;
+            Held { value: ValueId::Captured(offset), bytes }
+        };
+        Some((to, held))
+    }
+
+    /// Where the variable in these places comes from, if the closure that was called holds it. What is in none of the
+    /// places that are known here says nothing; what says something has to agree.
+    #[must_use]
+    pub fn captured(&self, pieces: &[Piece]) -> Option<CapturedFrom> {
+        let mut from = None;
+        let mut at = 0_u64;
+        for piece in pieces {
+            let spot = match piece.place {
+                Place::Register(register) | Place::FloatRegister(register) => Some(Spot::Register(register)),
+                Place::Frame(offset) => Some(Spot::Slot(offset)),
+                _ => None,
+            };
+            let held = spot.and_then(|spot| self.held.get(&spot));
+            // A piece in memory may have been copied in several steps: its beginning says enough.
+            let whole = |held: &&Held| spot.is_some_and(Spot::is_slot) || u32::from(held.bytes) >= piece.bytes;
+            let found = match held.filter(whole).map(|held| held.value) {
+                Some(ValueId::Captured(offset)) => Some(CapturedFrom::Value(offset.checked_sub(at)?)),
+                Some(ValueId::CapturedAt(offset)) if at == 0 => Some(CapturedFrom::Address(offset)),
+                Some(ValueId::Entry(_) | ValueId::Copied(_) | ValueId::CapturedAt(_)) => return None,
+                None => None,
+            };
+            if let Some(found) = found {
+                if from.is_some_and(|from| from != found) {
+                    return None;
+                }
+                from = Some(found);
+            }
+            at = at.checked_add(u64::from(piece.bytes))?;
+        }
+        from
     }
 
     /// Replaces registers that the kernel does not show by places with the same bytes.

@@ -1,9 +1,13 @@
 //! A binary that is traced: its bytes, its debug data, and what decoding asks of them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use riptrace_common::{abi, wire::event};
 
+use super::closures;
 use crate::{
     binary::{Constants, DebugOptions, Executable, Progress},
     decode::{FunctionName, Symbols},
@@ -27,6 +31,8 @@ pub struct Image {
     pub debug_missing: Option<String>,
     /// Its data that never changes.
     constants: Arc<Constants>,
+    /// What closures hold, by their code.
+    closures: Mutex<HashMap<u64, Option<Arc<ClosureLayout>>>>,
 }
 
 impl Image {
@@ -44,9 +50,15 @@ impl Image {
                 }
                 let memory: Arc<dyn TypeMemory> = Arc::clone(&constants) as _;
                 let debug = Arc::new(debug.with_runtime_types(memory));
-                Self { executable, debug: Some(debug), debug_missing: None, constants }
+                Self { executable, debug: Some(debug), debug_missing: None, constants, closures: Mutex::default() }
             }
-            Err(reason) => Self { executable, debug: None, debug_missing: Some(reason), constants },
+            Err(reason) => Self {
+                executable,
+                debug: None,
+                debug_missing: Some(reason),
+                constants,
+                closures: Mutex::default(),
+            },
         }
     }
 
@@ -66,6 +78,14 @@ impl Image {
     /// The pointer that lies at an address when the program starts.
     pub(super) fn constant_pointer(&self, link_address: u64) -> Option<u64> {
         self.constants.first_pointer(link_address)
+    }
+
+    /// What the objects of the closure function that is entered at an address hold, as far as it is known.
+    pub(super) fn closure_layout(&self, code_address: u64) -> Option<Arc<ClosureLayout>> {
+        let debug = self.debug.as_deref()?;
+        let mut known = self.closures.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.entry(code_address);
+        found.or_insert_with(|| closures::layout(self, debug, code_address).map(Arc::new)).clone()
     }
 
     /// The source files whose path is `suffix` or ends with `/suffix`.
@@ -149,7 +169,7 @@ impl Symbols for Image {
     }
 
     fn closure(&self, code: u64) -> Option<ClosureLayout> {
-        self.debug.as_ref()?.closure_type(code)
+        self.closure_layout(code).as_deref().cloned()
     }
 
     fn constants(&self, type_name: &str) -> Arc<[NamedConstant]> {

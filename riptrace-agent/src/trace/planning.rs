@@ -535,7 +535,7 @@ fn preload_closures(
                 function.name().get(package.len()..).is_some_and(|rest| rest.contains(".func"))
             });
         for closure in closures.take(MAX_CLOSURES) {
-            if let Some(layout) = debug.closure_type(closure.entry) {
+            if let Some(layout) = image.closure_layout(closure.entry) {
                 registry.add_closure(index, debug, closure.entry, &layout)?;
             }
         }
@@ -546,6 +546,7 @@ fn preload_closures(
 /// Adds types and closures that hits met. What can't be added stays `unknown_type` in later hits.
 pub(super) fn learn(
     registry: &mut TypeRegistry,
+    image: &Image,
     index: u32,
     debug: &DebugInfo,
     types: &[u64],
@@ -555,7 +556,7 @@ pub(super) fn learn(
         registry.add_dynamic(index, debug, runtime_type)?;
     }
     for &address in code {
-        if let Some(layout) = debug.closure_type(address) {
+        if let Some(layout) = image.closure_layout(address) {
             registry.add_closure(index, debug, address, &layout)?;
         }
     }

@@ -150,3 +150,38 @@ fn no_bytes_make_it_fail() {
         }
     }
 }
+
+#[test]
+fn what_a_closure_loads_from_its_object_is_what_it_captured() {
+    const R8: u16 = 8;
+    let eight = |place| [Piece { bytes: 8, place }];
+    // sub rsp, 0x38; mov rax, [rdx + 8]; mov [rsp + 8], rax; movups xmm0, [rdx + 0x10]; movups [rsp + 0x10], xmm0;
+    // movups xmm0, [rdx + 0x18]; movups [rsp + 0x18], xmm0; lea r8, [rdx + 0x28]; mov rbx, [rax]; mov rdx, rbx; nop
+    let code = [
+        0x48, 0x83, 0xec, 0x38, 0x48, 0x8b, 0x42, 8, 0x48, 0x89, 0x44, 0x24, 8, 0x0f, 0x10, 0x42, 0x10, 0x0f,
+        0x11, 0x44, 0x24, 0x10, 0x0f, 0x10, 0x42, 0x18, 0x0f, 0x11, 0x44, 0x24, 0x18, 0x4c, 0x8d, 0x42, 0x28,
+        0x48, 0x8b, 0x18, 0x48, 0x89, 0xda, 0x90,
+    ];
+    let behind = known(&code, 41).unwrap();
+    let cases = [
+        (Place::Register(RAX), Some(CapturedFrom::Value(8))),
+        (Place::Frame(-0x38), Some(CapturedFrom::Value(8))),
+        (Place::Register(R8), Some(CapturedFrom::Address(0x28))),
+        // Loaded from where a captured pointer points at, and what was the context.
+        (Place::Register(RBX), None),
+        (Place::Register(1), None),
+    ];
+    for (place, want) in cases {
+        assert_eq!(behind.captured(&eight(place)), want, "{place:?}");
+    }
+    // Copied in overlapping parts.
+    let words = [8_u32, 16].map(|bytes| Piece { bytes, place: Place::Frame(-0x30 + i64::from(bytes) - 8) });
+    assert_eq!(behind.captured(&words), Some(CapturedFrom::Value(0x10)));
+    let swapped = [words[1], words[0]];
+    assert_eq!(behind.captured(&swapped), None, "these do not lie side by side");
+    let bytes = Bytes::new(START, &code);
+    let copies = Copies::in_graph(&bytes, bytes.graph().unwrap()).unwrap();
+    let at: Vec<u64> = copies.behind_captured(64).into_iter().map(|(at, _)| at - START).collect();
+    assert_eq!(at, [8, 13, 17, 22, 26, 31, 35]);
+    assert_eq!(copies.behind_captured(2).len(), 2);
+}
