@@ -69,7 +69,11 @@ impl DebugInfo {
 
     /// A layout of what is known of a closure function otherwise. `None`: nothing is, or it can't be.
     #[must_use]
-    pub fn closure_of(&self, function: &Function, mut captured: Vec<CapturedVariable>) -> Option<ClosureLayout> {
+    pub fn closure_of(
+        &self,
+        function: &Function,
+        mut captured: Vec<CapturedVariable>,
+    ) -> Option<ClosureLayout> {
         captured.sort_by_key(|variable| variable.offset);
         let mut bytes = 8;
         for variable in &captured {
@@ -80,6 +84,10 @@ impl DebugInfo {
             }
             bytes = variable.offset.checked_add(size).filter(|end| *end <= MAX_CLOSURE_BYTES)?;
         }
-        (!captured.is_empty()).then(|| ClosureLayout { function: Arc::clone(&function.name), captured, bytes })
+        (!captured.is_empty()).then(|| ClosureLayout {
+            function: Arc::clone(&function.name),
+            captured,
+            bytes,
+        })
     }
 }

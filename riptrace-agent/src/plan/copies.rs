@@ -11,6 +11,7 @@ use iced_x86::{
     FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory,
 };
 
+use self::frame::{Exposed, exposed, stack_depths, stack_step};
 use super::code::{CodeReader, FlowGraph, Node, grows_stack};
 use crate::dwarf::{Function, Piece, Place, VariableLocation, VisibleVariable};
 
@@ -18,8 +19,6 @@ use crate::dwarf::{Function, Piece, Place, VariableLocation, VisibleVariable};
 const MAX_INSTRUCTIONS: usize = 100_000;
 /// How often an instruction is looked at, on average, before the search gives up.
 const MAX_ROUNDS: usize = 16;
-/// CFA minus SP where a function is entered: the return address.
-const ENTRY_CFA_FROM_SP: i64 = 8;
 /// DWARF numbers of the vector registers follow each other from here (System V ABI for x86-64, figure 3.36).
 const FIRST_VECTOR_REGISTER: u16 = 17;
 /// DWARF number of RDX, where a closure's context comes in.
@@ -92,32 +91,6 @@ impl Spot {
 impl Held {
     fn is_captured(&self) -> bool {
         matches!(self.value, ValueId::Captured(_) | ValueId::CapturedAt(_))
-    }
-}
-
-/// The parts of the frame that other code may write, because their address was taken. Bytes from the CFA.
-#[derive(Clone, Copy, Debug, Default)]
-struct Exposed {
-    /// Of the function's own frame, everything from here on.
-    frame_from: Option<i64>,
-    /// Of its arguments, everything from here on.
-    arguments_from: Option<i64>,
-}
-
-impl Exposed {
-    fn add(&mut self, at: i64) {
-        let from = if at < 0 { &mut self.frame_from } else { &mut self.arguments_from };
-        *from = Some(from.map_or(at, |from| from.min(at)));
-    }
-
-    fn all() -> Self {
-        Self { frame_from: Some(i64::MIN), arguments_from: Some(0) }
-    }
-
-    fn holds(self, at: i64, bytes: u8) -> bool {
-        // An object does not reach across the return address.
-        let from = if at < 0 { self.frame_from } else { self.arguments_from };
-        from.is_some_and(|from| at.saturating_add(i64::from(bytes)) > from)
     }
 }
 
@@ -330,7 +303,8 @@ impl Copies {
             Spot::Slot(at) if at >= end => true,
             // The low bytes are left.
             Spot::Slot(at) => {
-                let left = u8::try_from(start.saturating_sub(at)).unwrap_or(if at < start { u8::MAX } else { 0 });
+                let left =
+                    u8::try_from(start.saturating_sub(at)).unwrap_or(if at < start { u8::MAX } else { 0 });
                 held.bytes = held.bytes.min(left);
                 held.bytes > 0
             }
@@ -430,7 +404,10 @@ impl Known {
         }
         let offset = start.checked_add_signed(instruction.memory_displacement64().cast_signed())?;
         let held = if instruction.mnemonic() == Mnemonic::Lea {
-            Held { value: ValueId::CapturedAt(offset), bytes: u8::try_from(instruction.op0_register().size()).ok()? }
+            Held {
+                value: ValueId::CapturedAt(offset),
+                bytes: u8::try_from(instruction.op0_register().size()).ok()?,
+            }
         } else {
             let bytes = u8::try_from(instruction.memory_size().size()).ok()?;
             Held { value: ValueId::Captured(offset), bytes }
@@ -452,7 +429,8 @@ impl Known {
             };
             let held = spot.and_then(|spot| self.held.get(&spot));
             // A piece in memory may have been copied in several steps: its beginning says enough.
-            let whole = |held: &&Held| spot.is_some_and(Spot::is_slot) || u32::from(held.bytes) >= piece.bytes;
+            let whole =
+                |held: &&Held| spot.is_some_and(Spot::is_slot) || u32::from(held.bytes) >= piece.bytes;
             let found = match held.filter(whole).map(|held| held.value) {
                 Some(ValueId::Captured(offset)) => Some(CapturedFrom::Value(offset.checked_sub(at)?)),
                 Some(ValueId::CapturedAt(offset)) if at == 0 => Some(CapturedFrom::Address(offset)),
@@ -540,123 +518,6 @@ fn copy_of(instruction: &Instruction, cfa_from_sp: i64) -> Option<Copy> {
     (to != from).then_some(Copy { from, to, bytes })
 }
 
-/// CFA minus SP before every instruction that is reached from the function's entry. `None`: it differs by the way there.
-fn stack_depths(graph: &FlowGraph) -> Option<Vec<Option<i64>>> {
-    let mut depths: Vec<Option<i64>> = vec![None; graph.len()];
-    let mut work = vec![(graph.entry(), ENTRY_CFA_FROM_SP)];
-    while let Some((node, depth)) = work.pop() {
-        let slot = depths.get_mut(node)?;
-        match *slot {
-            Some(known) if known == depth => continue,
-            Some(_) => return None,
-            None => *slot = Some(depth),
-        }
-        let behind = depth.checked_sub(stack_step(graph.instruction(node))?)?;
-        work.extend(graph.successors(node).iter().map(|&next| (next, behind)));
-    }
-    Some(depths)
-}
-
-/// By how much an instruction changes SP. `None`: that can't be told.
-fn stack_step(instruction: &Instruction) -> Option<i64> {
-    match instruction.flow_control() {
-        // What was called has taken the return address off.
-        FlowControl::Call | FlowControl::IndirectCall | FlowControl::Return => return Some(0),
-        _ => {}
-    }
-    if instruction.is_stack_instruction() {
-        let step = instruction.stack_pointer_increment();
-        // `leave` takes SP from RBP.
-        return (instruction.mnemonic() != Mnemonic::Leave && step != 0).then_some(i64::from(step));
-    }
-    let writes_sp = instruction.op_count() > 0
-        && instruction.op0_kind() == OpKind::Register
-        && instruction.op0_register() == Register::RSP;
-    if !writes_sp {
-        return Some(0);
-    }
-    match (instruction.mnemonic(), instruction.op1_kind()) {
-        (Mnemonic::Cmp | Mnemonic::Test, _) => Some(0),
-        (Mnemonic::Sub, OpKind::Immediate8to64 | OpKind::Immediate32to64) => {
-            instruction.immediate(1).cast_signed().checked_neg()
-        }
-        (Mnemonic::Add, OpKind::Immediate8to64 | OpKind::Immediate32to64) => {
-            Some(instruction.immediate(1).cast_signed())
-        }
-        _ => None,
-    }
-}
-
-/// The parts of the frame whose address the code takes.
-fn exposed(graph: &FlowGraph, depths: &[Option<i64>]) -> Exposed {
-    let mut exposed = Exposed::default();
-    for node in (0..graph.len()).filter(|&node| graph.is_reachable(node)) {
-        let instruction = graph.instruction(node);
-        let depth = depths.get(node).copied().flatten();
-        let taken = match taken_address(instruction) {
-            Taken::Nothing => continue,
-            Taken::FromSp(displacement) => depth.and_then(|depth| displacement.checked_sub(depth)),
-            Taken::Anything => None,
-        };
-        match taken {
-            Some(at) => exposed.add(at),
-            None => return Exposed::all(),
-        }
-    }
-    exposed
-}
-
-enum Taken {
-    Nothing,
-    /// SP plus this.
-    FromSp(i64),
-    Anything,
-}
-
-fn taken_address(instruction: &Instruction) -> Taken {
-    let register = |operand: u32| {
-        (instruction.op_count() > operand && instruction.op_kind(operand) == OpKind::Register)
-            .then(|| instruction.op_register(operand))
-    };
-    if instruction.mnemonic() == Mnemonic::Lea {
-        let displacement = instruction.memory_displacement64().cast_signed();
-        return match instruction.memory_base() {
-            // Below SP there is nothing yet: the stack check.
-            Register::RSP if displacement < 0 && instruction.memory_index() == Register::None => {
-                Taken::Nothing
-            }
-            Register::RSP => Taken::FromSp(displacement),
-            Register::RBP => Taken::Anything,
-            _ if instruction.memory_index() == Register::RBP => Taken::Anything,
-            _ => Taken::Nothing,
-        };
-    }
-    if instruction.is_stack_instruction() {
-        return Taken::Nothing;
-    }
-    // Go's code reaches its frame by SP; whatever writes by the frame pointer is something else.
-    if instruction.op_count() > 0
-        && instruction.op0_kind() == OpKind::Memory
-        && [instruction.memory_base(), instruction.memory_index()].contains(&Register::RBP)
-        && !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test)
-    {
-        return Taken::Anything;
-    }
-    match (instruction.mnemonic(), register(0), register(1)) {
-        // The frame pointer; nothing reads it as an address but frames' ends and debuggers.
-        (Mnemonic::Mov, Some(Register::RBP), Some(Register::RSP)) => Taken::Nothing,
-        (Mnemonic::Mov, Some(_), Some(Register::RSP)) => Taken::FromSp(0),
-        (Mnemonic::Cmp | Mnemonic::Test, ..) => Taken::Nothing,
-        (_, _, Some(Register::RSP)) => Taken::Anything,
-        (Mnemonic::Mov, None, Some(Register::RBP)) if instruction.memory_base() == Register::RSP => {
-            // Saved around a call that takes RBP as an argument.
-            Taken::Nothing
-        }
-        (_, _, Some(Register::RBP)) => Taken::Anything,
-        _ => Taken::Nothing,
-    }
-}
-
 fn writes(access: OpAccess) -> bool {
     !matches!(access, OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess)
 }
@@ -688,5 +549,6 @@ fn dwarf_number(register: Register) -> Option<u16> {
     })
 }
 
+mod frame;
 #[cfg(test)]
 mod tests;

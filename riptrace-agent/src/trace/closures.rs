@@ -42,7 +42,9 @@ fn proved(image: &Image, debug: &DebugInfo, code_address: u64) -> Option<Closure
         for variable in captured_at(address) {
             // One place for the whole function, before it was filled: right there it may be.
             let location = match &variable.location {
-                VariableLocation::Unavailable(Unavailable::NotInitialized) => in_frame(&in_body, &variable.name),
+                VariableLocation::Unavailable(Unavailable::NotInitialized) => {
+                    in_frame(&in_body, &variable.name)
+                }
                 location => Some(location),
             };
             let (by_address, pieces) = match location {
@@ -56,7 +58,8 @@ fn proved(image: &Image, debug: &DebugInfo, code_address: u64) -> Option<Closure
                 (Some(CapturedFrom::Address(offset)), true) => (offset, false),
                 (Some(CapturedFrom::Address(_)), false) | (None, _) => continue,
             };
-            let proved = CapturedVariable { name: variable.name.clone(), offset, ty: variable.ty, by_reference };
+            let proved =
+                CapturedVariable { name: variable.name.clone(), offset, ty: variable.ty, by_reference };
             let known = found.entry(variable.name).or_insert_with(|| Some(proved.clone()));
             if known.as_ref() != Some(&proved) {
                 *known = None;

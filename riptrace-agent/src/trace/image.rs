@@ -50,7 +50,13 @@ impl Image {
                 }
                 let memory: Arc<dyn TypeMemory> = Arc::clone(&constants) as _;
                 let debug = Arc::new(debug.with_runtime_types(memory));
-                Self { executable, debug: Some(debug), debug_missing: None, constants, closures: Mutex::default() }
+                Self {
+                    executable,
+                    debug: Some(debug),
+                    debug_missing: None,
+                    constants,
+                    closures: Mutex::default(),
+                }
             }
             Err(reason) => Self {
                 executable,

@@ -445,7 +445,8 @@ impl Tracer {
         let Some(armed) = self.armed.get(&tracepoint) else { return };
         let Some(known) = self.images.get(armed.image.0) else { return };
         let Some(debug) = &known.image.debug else { return };
-        if let Err(error) = planning::learn(&mut self.registry, &known.image, known.index, debug, types, code) {
+        if let Err(error) = planning::learn(&mut self.registry, &known.image, known.index, debug, types, code)
+        {
             tracing::warn!(%error, "types that were met in a hit are not followed");
         }
         if let Err(error) = self.kernel.upload(&self.registry.take_upload()) {
