@@ -82,6 +82,16 @@ func Five(n int, s string, list []int64, node *Node, err error) {
 	sink = int(frame[len(list)&63])
 }
 
+// Nodes leads to eight objects.
+//
+//go:nosplit
+//go:noinline
+func Nodes(a, b, c, d, e, f, g, h *Node) {
+	var frame [64]byte
+	frame[uintptr(unsafe.Pointer(a))&63] = 1
+	sink = int(frame[uintptr(unsafe.Pointer(h))&63])
+}
+
 //go:noinline
 func Deep(depth int) int {
 	if depth == 0 {
@@ -102,6 +112,7 @@ var (
 	table   = map[string]int{"one": 1, "two": 2, "three": 3}
 	square  = Square{Side: 1.5, Tag: "tagged"}
 	small   = Small{A: 11, B: 22}
+	nodes   = [8]*Node{{}, {}, {}, {}, {}, {}, {}, {}}
 	offset  = 1000
 	failure = errors.New("no such order")
 	wrapped = fmt.Errorf("outer: %w", failure)
@@ -129,6 +140,9 @@ var calls = map[string]func(){
 	"Five":    func() { Five(42, text, numbers[:8], first, failure) },
 	"Wrapped": func() { Five(42, "", numbers, cycle, wrapped) },
 	"Nils":    func() { Five(0, "", nil, nil, nil) },
+	"Nodes": func() {
+		Nodes(nodes[0], nodes[1], nodes[2], nodes[3], nodes[4], nodes[5], nodes[6], nodes[7])
+	},
 	"Deep":    func() { sink += Deep(40) },
 	"Shallow": func() { sink += Deep(2) },
 }
