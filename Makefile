@@ -27,7 +27,7 @@ services: setup ## The demo's services under load until Ctrl-C, to be probed by 
 test: setup ## All tests
 	@$(CARGO) xtask test
 
-bench: setup ## Measure what the README quotes
+bench: setup ## Measure what the README quotes, beside bpftrace, dlv and a log line (ten minutes)
 	@$(CARGO) xtask bench
 
 tidy: ## The invariants that a program can check

@@ -2,7 +2,7 @@
 //! by its own counters.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{BufRead, BufReader},
     path::Path,
     process::{Command, Stdio},
@@ -17,7 +17,8 @@ use super::{Bench, Report, process::Owned, table::Goal};
 use crate::sh;
 
 pub(super) const SAYS: &str = "a program with all cores busy, probed on its hottest line with the default budget: its own \
-                               calls a second of processor time before, while and after, and what it lost";
+                               calls in a second of processor time before, while and after, and what of a core it \
+                               lost (the goal adds to the budget what the seconds before differ by)";
 
 /// The default of `--budget`, in percent of one core.
 const BUDGET_PERCENT: f64 = 5.0;
@@ -48,28 +49,24 @@ pub(super) fn measure(bench: &Bench) -> Result<Report> {
     let mut report = Report::default();
     for (name, mark) in LINES {
         let line = source.lines().position(|line| line.contains(mark)).context("the line's mark")? + 1;
-        measure_line(&program, &riptrace, name, &format!("busy/main.go:{line}"), &mut report)?;
+        let location = format!("busy/main.go:{line}");
+        let complaints = bench.folder.join("budget.err");
+        let mut probe = Command::new(&riptrace);
+        probe.args(["probe", "--json", &location, "--pid"]).stderr(File::create(&complaints)?);
+        measure_line(&program, &mut probe, name, &mut report).with_context(|| {
+            format!("{location}: {}", fs::read_to_string(&complaints).unwrap_or_default().trim())
+        })?;
     }
     Ok(report)
 }
 
-fn measure_line(
-    program: &Path,
-    riptrace: &Path,
-    name: &str,
-    location: &str,
-    report: &mut Report,
-) -> Result<()> {
+/// `probe` is the command but for the process.
+fn measure_line(program: &Path, probe: &mut Command, name: &str, report: &mut Report) -> Result<()> {
     let mut busy = Owned(Command::new(program).stdout(Stdio::piped()).spawn()?);
     let ticks = ticks(&mut busy)?;
     std::thread::sleep(SECOND * SECONDS_BEFORE);
     let started = Instant::now();
-    let mut probe = Owned(
-        Command::new(riptrace)
-            .args(["probe", "--json", "--pid", &busy.0.id().to_string(), location])
-            .stdout(Stdio::piped())
-            .spawn()?,
-    );
+    let mut probe = Owned(probe.arg(busy.0.id().to_string()).stdout(Stdio::piped()).spawn()?);
     let lines = said(&mut probe)?;
     // On busy cores it takes its time to get there.
     let mut said: Vec<(Instant, String)> = Vec::new();
@@ -77,9 +74,7 @@ fn measure_line(
         match lines.recv_timeout(PATIENCE) {
             Ok((at, line)) if line.contains("\"kind\":\"attached\"") => break at,
             Ok(other) => said.push(other),
-            Err(_) => {
-                bail!("the probe of {location} was not armed: {}", said.last().map_or("", |(_, line)| line))
-            }
+            Err(_) => bail!("the probe was not armed"),
         }
     };
     // One tick more than the last second needs.

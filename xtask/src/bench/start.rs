@@ -1,7 +1,7 @@
 //! Start of `riptrace probe` to its `attached` line, with a cold and a warm cache, and its peak memory.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -65,15 +65,17 @@ pub(super) fn measure(bench: &Bench) -> Result<Report> {
             }
         };
         let size_mb = fs::metadata(&file)?.len() / 1_000_000;
-        let cache = bench.folder.join("cache");
+        let cache = bench.folder.join(CACHE);
         for warm in [false, true] {
-            let (mut times, mut memory) = (Vec::new(), Vec::new());
+            let (mut times, mut processor, mut memory) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..bench.runs {
                 if !warm {
                     let _ = fs::remove_dir_all(&cache);
                 }
-                let (time, peak_kib) = start_to_armed(&riptrace, &file, program.location, &cache)?;
+                let Armed { time, processor_ms, peak_kib } =
+                    start_to_armed(bench, &riptrace, &file, program.location)?;
                 times.push(time.as_secs_f64() * 1000.0);
+                processor.push(processor_ms);
                 memory.push(peak_kib as f64 / 1024.0);
             }
             let name = format!("{} ({size_mb} MB)", program.name);
@@ -81,6 +83,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Report> {
             let [cold_goal, warm_goal, memory_goal] = program.goals;
             let goal = if warm { warm_goal } else { cold_goal };
             report.row_with_goal(format!("{name}: start to armed, {state}"), "ms", times, Goal::AtMost(goal));
+            report.row(&format!("{name}: its processor time, {state}"), "ms", None, processor);
             let what = format!("{name}: peak memory, {state}");
             report.row_with_goal(what, "MiB", memory, Goal::AtMost(memory_goal));
         }
@@ -121,26 +124,50 @@ fn program_file(program: &str, module: Option<&str>) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Starts a probe, waits until it says that it is armed, ends it. Time to armed, and peak resident KiB.
-fn start_to_armed(riptrace: &Path, file: &Path, location: &str, cache: &Path) -> Result<(Duration, u64)> {
+/// The folder for the indexes, empty or filled.
+const CACHE: &str = "cache";
+
+/// What it took to be armed.
+struct Armed {
+    time: Duration,
+    /// Of all its threads and the kernel for them; other load hardly changes it.
+    processor_ms: f64,
+    peak_kib: u64,
+}
+
+/// Milliseconds of the unit in which `/proc/PID/stat` counts.
+const TICK_MS: f64 = 10.0;
+
+/// Starts a probe, waits until it says that it is armed, ends it.
+fn start_to_armed(bench: &Bench, riptrace: &Path, file: &Path, location: &str) -> Result<Armed> {
+    let complaints = bench.folder.join("start.err");
+    let stderr = File::create(&complaints)?;
     let begin = Instant::now();
     let mut child = Command::new(riptrace)
         .args(["probe", "--json", "--exe"])
         .arg(file)
         .arg(location)
-        .env("RIPTRACE_CACHE_DIR", cache)
+        .env("RIPTRACE_CACHE_DIR", bench.folder.join(CACHE))
         .stdout(Stdio::piped())
+        .stderr(stderr)
         .spawn()
         .with_context(|| format!("cannot start {}", riptrace.display()))?;
     let stdout = child.stdout.take().context("no output")?;
     let mut lines = BufReader::new(stdout).lines();
-    let armed = loop {
+    let time = loop {
         match lines.next() {
             Some(line) if line.as_ref().is_ok_and(|line| line.contains("\"kind\":\"attached\"")) => {
                 break begin.elapsed();
             }
             Some(_) => {}
-            None => bail!("the probe of {location} ended before it was armed: {}", child.wait()?),
+            None => {
+                let why = fs::read_to_string(&complaints).unwrap_or_default();
+                bail!(
+                    "the probe of {location} ended before it was armed ({}): {}",
+                    child.wait()?,
+                    why.trim()
+                );
+            }
         }
     };
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
@@ -149,7 +176,12 @@ fn start_to_armed(riptrace: &Path, file: &Path, location: &str, cache: &Path) ->
         .find_map(|line| line.strip_prefix("VmHWM:"))
         .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
         .unwrap_or(0);
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+    // Behind the name, which may contain anything: state, ten numbers, user and system time.
+    let (_, fields) = stat.rsplit_once(") ").unwrap_or_default();
+    let ticks: f64 = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    let processor_ms = ticks * TICK_MS;
     sh::run(Command::new("kill").args(["-INT", &child.id().to_string()]))?;
     child.wait()?;
-    Ok((armed, peak_kib))
+    Ok(Armed { time, processor_ms, peak_kib })
 }
