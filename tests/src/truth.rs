@@ -351,7 +351,7 @@ fn stack(truth: &TrueHit, hit: &Value, version: &Version, tally: &mut Tally) {
     }
     // A walk along frame pointers ends where C called Go.
     let from_c = frames.last().is_some_and(|frame| frame["function"] == "runtime.cgocallback");
-    let cut = from_c || hit["stack_truncated"] == true && have.len() >= 60;
+    let cut = hit["stack_truncated"] == true && (from_c || have.len() >= 60);
     if !(same && rest.next().is_none() || cut) {
         tally.failures.push(format!("{}: stack is {have:?}, want {want:?}", truth.probe));
     }

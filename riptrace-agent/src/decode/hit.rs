@@ -27,6 +27,8 @@ use crate::golang::types::{GoType, TypeId};
 
 /// Function name of a frame outside the binary.
 const UNKNOWN_FUNCTION: &str = "?";
+/// The function through which C calls Go.
+const CALLED_BY_C: &str = "runtime.cgocallback";
 
 pub(super) fn decode(bytes: &[u8], context: &DecodeContext<'_>) -> Result<Decoded, DecodeError> {
     let record = Record::parse(bytes)?;
@@ -62,8 +64,9 @@ pub(super) fn decode(bytes: &[u8], context: &DecodeContext<'_>) -> Result<Decode
 
     let mut hit = Hit { variables, ..frame_of_hit(&record.header, context) };
     if record.header.stack_frames != 0 {
-        hit.stack = Some(stack(&record.stack, &memory, context));
-        hit.stack_truncated = record.header.flags & FLAG_STACK_TRUNCATED != 0;
+        let frames = stack(&record.stack, &memory, context);
+        hit.stack_truncated = record.header.flags & FLAG_STACK_TRUNCATED != 0 || ends_in_c(&frames);
+        hit.stack = Some(frames);
     }
     shrink(&mut hit);
     Ok(Decoded { hit, unknown_types, unknown_code })
@@ -183,6 +186,11 @@ fn stack(counters: &[u64], memory: &Memory<'_>, context: &DecodeContext<'_>) -> 
         }
     }
     frames
+}
+
+/// Where C called Go the frame pointers lead into the C stack, and the Go frames behind it are not found.
+fn ends_in_c(frames: &[Frame]) -> bool {
+    frames.last().is_some_and(|frame| &*frame.function == CALLED_BY_C)
 }
 
 /// The budget is an estimate; what is promised is the size itself.

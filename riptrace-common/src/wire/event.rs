@@ -140,7 +140,7 @@ pub struct Hit {
     /// The call stack, the hit's own frame first; absent unless asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<Vec<Frame>>,
-    /// The stack goes on behind its last frame here.
+    /// The stack goes on behind its last frame here: a limit was reached, or C called Go there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stack_truncated: bool,
 }

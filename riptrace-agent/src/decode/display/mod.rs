@@ -35,10 +35,11 @@ pub(super) const LOCATION_TYPE: &str = "time.Location";
 
 /// The text for a value of a well-known type.
 pub(super) fn of(value: &Value, ty: &GoType, lookups: Lookups<'_>) -> Option<String> {
-    if value.unavailable.is_some() || value.nil {
+    let name = &*ty.name;
+    // Of all types here the one whose `String` method is called with nil.
+    if value.unavailable.is_some() || value.nil && name != "net.IP" {
         return None;
     }
-    let name = &*ty.name;
     match ty.kind {
         Kind::Pointer | Kind::Interface => {
             let elem = value.elem.as_deref().filter(|elem| elem.kind != Some(Kind::Chan))?;
@@ -60,7 +61,7 @@ pub(super) fn of(value: &Value, ty: &GoType, lookups: Lookups<'_>) -> Option<Str
             _ => constant(value, name, lookups.symbols),
         },
         Kind::Slice => match name {
-            "net.IP" => net::ip(value),
+            "net.IP" => net::ip_or_nil(value),
             "net.HardwareAddr" => net::hardware_address(value),
             _ => None,
         },

@@ -39,8 +39,13 @@ pub(super) fn of(value: &Value, name: &str) -> Option<String> {
     }
 }
 
-/// As `IP.String`: four bytes, or sixteen, which may hold an IPv4 address.
-pub(super) fn ip(value: &Value) -> Option<String> {
+/// As `IP.String`.
+pub(super) fn ip_or_nil(value: &Value) -> Option<String> {
+    ip(value).map(|text| if text.is_empty() { "<nil>".to_owned() } else { text })
+}
+
+/// Four bytes, or sixteen, which may hold an IPv4 address; none: as addresses with a port write it.
+fn ip(value: &Value) -> Option<String> {
     let bytes = bytes(value)?;
     if let Ok(four) = <[u8; 4]>::try_from(bytes.as_slice()) {
         return Some(Ipv4Addr::from(four).to_string());

@@ -333,6 +333,8 @@ fn addresses_and_big_numbers_are_written_out() {
         (bytes("AAAAAAAAAAAAAP//CgAAAQ=="), Some("10.0.0.1")),
         (bytes("IAENuAAAAAAAAAAAAAAAAQ=="), Some("2001:db8::1")),
         (bytes("CgAA"), None),
+        (bytes(""), Some("<nil>")),
+        (Value { nil: true, ..bytes("") }, Some("<nil>")),
         (v4(), Some("10.0.0.1")),
         (address(0, 0xffff_0a00_0001, detail(true, "")), Some("::ffff:10.0.0.1")),
         (address(0xfe80 << 48, 1, detail(true, "eth0")), Some("fe80::1%eth0")),

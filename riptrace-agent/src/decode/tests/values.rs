@@ -478,6 +478,19 @@ fn variables_of_generic_functions_get_the_real_type_that_the_dictionary_names() 
 }
 
 #[test]
+fn a_stack_goes_on_behind_a_call_from_c() {
+    const PC: u64 = 0x4a_1b2c;
+    let mut bench = Bench::default();
+    let int = bench.types.int();
+    for (outermost, truncated) in [("runtime.goexit", false), ("runtime.cgocallback", true)] {
+        bench.binary.functions.insert(PC, outermost);
+        let mut capture = Capture::of(&words(&[1])).flags(FLAG_GOROUTINE);
+        capture.stack = vec![BIAS + PC, BIAS + PC + 1];
+        assert_eq!(bench.decoded(int, &capture).hit.stack_truncated, truncated, "{outermost}");
+    }
+}
+
+#[test]
 fn the_hit_says_who_when_and_where() {
     const PC: u64 = 0x4a_1b2c;
     let mut bench = Bench::default();
