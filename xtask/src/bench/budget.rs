@@ -122,7 +122,12 @@ fn measure_line(program: &Path, probe: &mut Command, name: &str, report: &mut Re
     }
     if let Some((detached, _)) = at("detached") {
         let milliseconds = (*detached - armed).as_secs_f64() * 1000.0;
-        report.row(&format!("{name}: armed to disarmed"), "ms", None, vec![milliseconds]);
+        report.row(
+            &format!("{name}: from the `attached` line to the `detached` line"),
+            "ms",
+            None,
+            vec![milliseconds],
+        );
     }
     if let Some(stats) = at("stats").and_then(|(_, line)| serde_json::from_str::<Stats>(line).ok()) {
         let span = stats.seconds.min(1.0);
@@ -132,8 +137,14 @@ fn measure_line(program: &Path, probe: &mut Command, name: &str, report: &mut Re
         // Of the first second, whether it was armed all of it or not.
         report.row(&what, "% of a core, 1 s", None, vec![stats.share_of_core * span * 100.0]);
     }
-    for (_, line) in said.iter().filter(|(_, line)| line.contains("budget")) {
-        report.notes.push(format!("{name}: `{}`", message(line)));
+    for step in said.iter().filter_map(|(_, line)| serde_json::from_str::<Step>(line).ok()) {
+        report.notes.push(format!(
+            "{name}: at {:.0} hits a second of {} ns each, {:.0} % of a core, it stepped down: `{}`.",
+            step.hits_per_second,
+            step.mean_cost_ns,
+            step.share_of_core * 100.0,
+            step.step
+        ));
     }
     Ok(())
 }
@@ -146,13 +157,13 @@ struct Stats {
     seconds: f64,
 }
 
-fn message(line: &str) -> String {
-    #[derive(Deserialize)]
-    struct Said {
-        message: Option<String>,
-    }
-    let said = serde_json::from_str::<Said>(line).ok().and_then(|said| said.message);
-    said.unwrap_or_else(|| line.chars().take(200).collect())
+/// A line that says a step of the budget's ladder.
+#[derive(Deserialize)]
+struct Step {
+    step: String,
+    hits_per_second: f64,
+    mean_cost_ns: u64,
+    share_of_core: f64,
 }
 
 /// Calls a second of processor time in a span, and how many cores the program had.
