@@ -41,8 +41,8 @@ const PROBES: [(&str, &str, &[&str]); 7] = [
     ("riptrace probe: the same, --depth 1", "Five", &["--depth", "1"]),
     ("riptrace probe: the same, --depth 1 --stack", "Five", &["--depth", "1", "--stack"]),
     ("riptrace probe: rejected by --when 'n == 7'", "Five", &["--when", "n == 7"]),
-    ("riptrace probe --return: single-stepped RET", "Five", &["--return", "--depth", "1"]),
-    ("riptrace probe --return: emulated return site", "Guarded", &["--return", "--depth", "1"]),
+    ("riptrace probe --return: single-stepped RET (Five)", "Five", &["--return", "--depth", "1"]),
+    ("riptrace probe --return: emulated return site (two ints)", "Guarded", &["--return", "--depth", "1"]),
 ];
 
 const GOALS: [(&str, Goal); 1] = [("riptrace probe: rejected by --when 'n == 7'", Goal::Ratio(1.15))];
