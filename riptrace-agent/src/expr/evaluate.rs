@@ -188,7 +188,10 @@ impl Evaluation<'_> {
 }
 
 fn got(value: &Value) -> Evaluated<Got> {
-    if let Some(reason) = value.unavailable {
+    // A pointer whose address was read can be compared, whatever became of what it points at.
+    if let Some(reason) = value.unavailable
+        && value.addr.is_none()
+    {
         return Err(reason);
     }
     let name = || value.type_name.clone().unwrap_or_default();
@@ -241,6 +244,7 @@ fn pointee(got_pointer: Got) -> Evaluated<Got> {
     match got_pointer {
         Got::Value(Value { elem: Some(elem), .. }) => got(&elem),
         Got::Value(Value { nil: true, .. }) => Err(Unavailable::Fault),
+        Got::Value(Value { unavailable: Some(reason), .. }) => Err(reason),
         _ => Err(Unavailable::Budget),
     }
 }
@@ -249,6 +253,7 @@ fn field(holder: Got, name: &str) -> Evaluated<Got> {
     let holder = match holder {
         Got::Value(Value { kind: Some(Kind::Pointer), elem: Some(elem), .. }) => *elem,
         Got::Value(Value { nil: true, .. }) => return Err(Unavailable::Fault),
+        Got::Value(Value { unavailable: Some(reason), .. }) => return Err(reason),
         Got::Value(value) => value,
         _ => return Err(Unavailable::BadDebugInfo),
     };
@@ -276,6 +281,7 @@ fn field(holder: Got, name: &str) -> Evaluated<Got> {
 
 fn element(base: Got, index: &Got) -> Evaluated<Got> {
     match (base, index) {
+        (Got::Value(Value { unavailable: Some(reason), .. }), _) => Err(reason),
         (Got::Text(bytes), Got::Integer(at, ..)) => {
             let byte = usize::try_from(*at).ok().and_then(|at| bytes.get(at));
             let byte = *byte.ok_or(Unavailable::Fault)?;

@@ -1,3 +1,6 @@
+mod agreement;
+mod random;
+
 use std::{fmt::Write as _, sync::Arc};
 
 use riptrace_common::wire::{event::Role, value::Unavailable};
