@@ -5,7 +5,9 @@ use riptrace_agent::{
     probe::{KernelOptions, Scope},
 };
 use riptrace_common::abi::{
-    condition::{OP_ACCEPT, OP_EQUAL, OP_IMMEDIATE, OP_SIGNED, Op, TARGET_REJECT},
+    condition::{
+        OP_ACCEPT, OP_EQUAL, OP_IMMEDIATE, OP_READ, OP_SIGNED, Op, TARGET_REJECT, WORD_FIRST, WORD_SP,
+    },
     program::{TYPE_FIRST, Tracepoint, WINDOW_STACK, Window, register},
 };
 
@@ -139,6 +141,8 @@ fn cases(target: &Target) -> Vec<Case> {
     // What lies in the node is not followed: one read a pointer.
     let objects = Tracepoint { max_depth: 1, max_string: 0, ..all };
     let unwanted = SitePlan { condition: Some(length_is_seven()), ..entry() };
+    let unwanted_word = |base, offset| SitePlan { condition: Some(word_is_another(base, offset)), ..entry() };
+    let node = (register::R8 / 8) as u8;
     let with_stack = Tracepoint { stack_frames: 16, ..all };
     vec![
         Case::new("rejected: another process", "Framed", Tracepoint { tgid: 1, ..all }, entry()),
@@ -150,6 +154,8 @@ fn cases(target: &Target) -> Vec<Case> {
             entry(),
         ),
         Case::new("rejected: a condition on a register", "Framed", all, unwanted),
+        Case::new("rejected: a condition on a stack slot", "Framed", all, unwanted_word(WORD_SP, 0)),
+        Case::new("rejected: a condition through a pointer", "Framed", all, unwanted_word(node, 8)),
         Case::new("registers", "Framed", all, entry()),
         Case::new("registers, 512 bytes of stack", "Framed", all, with_windows(entry(), windows.clone())),
         Case::new(
@@ -183,4 +189,16 @@ fn length_is_seven() -> Condition {
         ..Op::default()
     };
     Condition { ops: vec![op], ..Condition::default() }
+}
+
+/// The same for a word of memory, which is not what it is compared with either.
+fn word_is_another(base: u8, offset: u64) -> Condition {
+    let read = Op { code: OP_READ, destination: WORD_FIRST, left: base, immediate: offset, ..Op::default() };
+    let mut condition = length_is_seven();
+    for op in &mut condition.ops {
+        op.left = WORD_FIRST;
+        op.immediate = u64::MAX - 6;
+    }
+    condition.ops.insert(0, read);
+    condition
 }
