@@ -146,8 +146,11 @@ fn record(context: *mut pt_regs, site: &Site, tracepoint: &Tracepoint, hit: &Hit
             if captured != 0 {
                 handed = emit::record(scratch, site.tracepoint, captured);
             }
-            if handed.emitted && hit.call == CALL_ENTRY {
-                calls::open(scratch);
+            if handed.emitted {
+                stack::sent(scratch);
+                if hit.call == CALL_ENTRY {
+                    calls::open(scratch);
+                }
             }
             scratch::release(scratch);
             if handed.emitted {
@@ -248,11 +251,10 @@ unsafe fn capture(
         }
 
         walk::follow(scratch, site);
-        stack::append(scratch, tracepoint.stack_frames);
+        let stack_bytes = stack::append(scratch, tracepoint.stack_frames, (hit.pid_tgid >> 32) as u32);
 
         let stack_offset = (*walk).used;
-        let frames = (*walk).frames;
-        let total_bytes = stack_offset + 8 * frames;
+        let total_bytes = stack_offset + stack_bytes;
         (*header).abi_version = ABI_VERSION;
         (*header).total_bytes = total_bytes;
         (*header).site = hit.site;
@@ -260,7 +262,7 @@ unsafe fn capture(
         (*header).tracepoint = site.tracepoint;
         (*header).flags = (*walk).flags;
         (*header).stack_offset = stack_offset;
-        (*header).stack_frames = frames;
+        (*header).stack_frames = (*walk).frames;
         (*header).ktime_ns = hit.ktime_ns;
         (*header).tgid = (hit.pid_tgid >> 32) as u32;
         (*header).tid = hit.pid_tgid as u32;

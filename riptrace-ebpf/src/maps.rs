@@ -1,7 +1,7 @@
 //! The maps, the values set at load, and the scratch buffers in which records are built.
 //!
 //! Written by the agent (`riptrace-agent/src/probe`): everything but `STATES`, `COUNTERS`, `COSTS`, `CPU_RECORDS`, `SCRATCH`,
-//! `CALLS`, `CALL_STATES`.
+//! `CALLS`, `CALL_STATES`; `SENT_STACKS` is written by both.
 
 use aya_ebpf::{
     Global,
@@ -57,6 +57,9 @@ pub(crate) static PROCESSES: HashMap<ProcessKey, u8> =
 pub(crate) static CALLS: Array<CallSet> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static CALL_STATES: Array<CallState> = Array::with_max_entries(limits::MAX_TRACEPOINTS, 0);
+/// Hashes of the call stacks that the ring had room for (`abi::stack`); 0: none. Sized by the agent: `SENT_STACK_SLOTS`.
+#[map]
+pub(crate) static SENT_STACKS: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static CONDITIONS: Array<Op> = Array::with_max_entries(MAX_CONDITION_OPS, 0);
 #[map]
@@ -84,6 +87,9 @@ pub(crate) static SCRATCH_PER_CPU: Global<u32> = Global::new(1);
 /// Entries of `CALLS`; a power of two.
 #[unsafe(no_mangle)]
 pub(crate) static CALL_SETS: Global<u32> = Global::new(1);
+/// Entries of `SENT_STACKS`; a power of two.
+#[unsafe(no_mangle)]
+pub(crate) static SENT_STACK_SLOTS: Global<u32> = Global::new(1);
 /// Offset of `thread.fsbase` in `struct task_struct`, from the kernel's BTF; 0: unknown.
 #[unsafe(no_mangle)]
 pub(crate) static TASK_FSBASE_OFFSET: Global<u32> = Global::new(0);
@@ -240,4 +246,6 @@ pub(crate) struct Walk {
     pub(crate) stack_hi: u64,
     pub(crate) frames: u32,
     pub(crate) max_frames: u32,
+    /// Of the frames so far (`abi::stack`); after the walk 0 if the stack is not to be marked as sent.
+    pub(crate) stack_hash: u64,
 }

@@ -1,10 +1,14 @@
 //! The call stack, by frame pointers (Go keeps them).
 
-use riptrace_common::abi::{limits, record::FLAG_STACK_TRUNCATED};
+use riptrace_common::abi::{
+    limits,
+    record::{FLAG_STACK_SENT, FLAG_STACK_TRUNCATED},
+    stack,
+};
 
 use crate::{
     fetch,
-    maps::{STACK_BYTES, Scratch},
+    maps::{SENT_STACK_SLOTS, SENT_STACKS, STACK_BYTES, Scratch},
     raw, scratch,
 };
 
@@ -12,20 +16,56 @@ struct Context {
     scratch: *mut Scratch,
 }
 
-/// Appends at most `wanted` frames behind the chunks.
+/// Appends at most `wanted` frames behind the chunks, or the hash of frames that were sent before. Gives the bytes of
+/// either.
 ///
 /// # Safety
 /// The buffer was acquired, and the walk of the chunks is done.
 #[inline(always)]
-pub(crate) unsafe fn append(scratch: *mut Scratch, wanted: u32) {
+pub(crate) unsafe fn append(scratch: *mut Scratch, wanted: u32, tgid: u32) -> u32 {
     // SAFETY: the caller's.
     unsafe {
         let walk = &raw mut (*scratch).walk;
         (*walk).frames = 0;
         (*walk).max_frames = wanted.min(limits::MAX_STACK_FRAMES);
+        (*walk).stack_hash = stack::seed(tgid);
+        if wanted != 0 {
+            riptrace_stack(scratch);
+        }
+        let frames = (*walk).frames;
+        if frames < stack::MIN_HASHED_FRAMES {
+            (*walk).stack_hash = 0;
+            return 8 * frames;
+        }
+        let hash = stack::finish((*walk).stack_hash, frames);
+        let sent = SENT_STACKS.get_ptr_mut(stack::slot(hash, SENT_STACK_SLOTS.load()));
+        if sent.is_none_or(|sent| sent.read_volatile() != hash) {
+            (*walk).stack_hash = hash;
+            return 8 * frames;
+        }
+        (*walk).stack_hash = 0;
+        (*walk).frames = 0;
+        (*walk).flags |= FLAG_STACK_SENT;
+        raw::store_word(scratch::at(scratch, (*walk).used.into()), hash);
+        8
     }
-    if wanted != 0 {
-        riptrace_stack(scratch);
+}
+
+/// Marks the record's stack as sent. Only now: what refers to its frames lies behind them in the ring, and frames that
+/// the ring had no room for are sent again.
+///
+/// # Safety
+/// The buffer was acquired, and its record is in the ring.
+#[inline(always)]
+pub(crate) unsafe fn sent(scratch: *mut Scratch) {
+    // SAFETY: the caller's; map values are valid.
+    unsafe {
+        let hash = (&raw const (*scratch).walk.stack_hash).read_volatile();
+        if hash != 0
+            && let Some(sent) = SENT_STACKS.get_ptr_mut(stack::slot(hash, SENT_STACK_SLOTS.load()))
+        {
+            sent.write_volatile(hash);
+        }
     }
 }
 
@@ -76,6 +116,7 @@ unsafe fn push(scratch: *mut Scratch, address: u64) {
         let offset = u64::from((*walk).used) + 8 * u64::from(frames);
         raw::store_word(scratch::at(scratch, offset), address);
         (*walk).frames = frames + 1;
+        (*walk).stack_hash = stack::mix((*walk).stack_hash, address);
     }
 }
 

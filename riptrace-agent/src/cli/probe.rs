@@ -224,7 +224,8 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             let known = kernel_options(&Cache::of_user());
             let open_calls = if arguments.returns { limits::MAX_OPEN_CALLS } else { known.open_calls };
             let max_tracepoints = max_tracepoints(arguments);
-            Kernel::load(&KernelOptions { max_tracepoints, open_calls, ..known })
+            let sent_stacks = if arguments.stack == 0 { 1 } else { known.sent_stacks };
+            Kernel::load(&KernelOptions { max_tracepoints, open_calls, sent_stacks, ..known })
         });
         let mut planner = Planner::default();
         let programs: Vec<Program> = arguments

@@ -18,7 +18,7 @@ use super::{
     DecodeContext, DecodeError, Decoded,
     budget::{MAX_HIT_JSON_BYTES, has_content, json_bytes},
     memory::{Lack, Memory},
-    record::Record,
+    record::{CarriedStack, Record},
     root::{Assembled, Root},
     time,
     value::Decoder,
@@ -63,8 +63,15 @@ pub(super) fn decode(bytes: &[u8], context: &DecodeContext<'_>) -> Result<Decode
     let (unknown_types, unknown_code) = (decoder.unknown_types, decoder.unknown_code);
 
     let mut hit = Hit { variables, ..frame_of_hit(&record.header, context) };
-    if record.header.stack_frames != 0 {
-        let frames = stack(&record.stack, &memory, context);
+    let frames = match &record.stack {
+        CarriedStack::Frames(frames) => Some(frames.as_slice()).filter(|frames| !frames.is_empty()),
+        CarriedStack::Hash(_) => {
+            hit.stack_unavailable = context.sent_stack.is_none();
+            context.sent_stack
+        }
+    };
+    if let Some(frames) = frames {
+        let frames = stack(frames, &memory, context);
         hit.stack_truncated = record.header.flags & FLAG_STACK_TRUNCATED != 0 || ends_in_c(&frames);
         hit.stack = Some(frames);
     }
@@ -159,6 +166,7 @@ fn frame_of_hit(header: &Header, context: &DecodeContext<'_>) -> Hit {
         message: None,
         stack: None,
         stack_truncated: false,
+        stack_unavailable: false,
     }
 }
 

@@ -62,6 +62,8 @@ pub struct DecodeContext<'a> {
     pub host: &'a HostFacts,
     /// The process.
     pub process: &'a ProcessFacts,
+    /// The stack's frames, if the record only names them and they are known.
+    pub sent_stack: Option<&'a [u64]>,
 }
 
 /// The machine and the agent's run, as every hit repeats them.

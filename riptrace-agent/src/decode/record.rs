@@ -3,7 +3,7 @@
 use riptrace_common::abi::{
     ABI_VERSION,
     limits::MAX_RECORD_BYTES,
-    record::{Chunk, Header},
+    record::{Chunk, FLAG_STACK_SENT, Header},
 };
 
 const HEADER_BYTES: usize = size_of::<Header>();
@@ -61,8 +61,17 @@ pub struct Record<'r> {
     pub root: ChunkData<'r>,
     /// The other chunks, in the order in which they were captured.
     pub chunks: Vec<ChunkData<'r>>,
-    /// Run-time program counters of the stack.
-    pub stack: Vec<u64>,
+    /// The stack.
+    pub stack: CarriedStack,
+}
+
+/// What a record holds of the stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CarriedStack {
+    /// Run-time program counters; none if no stack was asked for.
+    Frames(Vec<u64>),
+    /// The hash of frames that an earlier record of the ring carried (`abi::stack`).
+    Hash(u64),
 }
 
 /// The header alone, for sorting records before they are decoded.
@@ -72,6 +81,18 @@ pub fn header(bytes: &[u8]) -> Result<Header, RecordError> {
         return Err(RecordError::AbiVersion { found });
     }
     parse_header(&mut Cursor::new(bytes, bytes.len()))
+}
+
+/// The stack alone, for records whose others name it.
+pub fn stack(bytes: &[u8], header: &Header) -> Result<CarriedStack, RecordError> {
+    const WHAT: &str = "the stack";
+    let mut cursor = Cursor::new(bytes, (header.total_bytes as usize).min(bytes.len()));
+    cursor.offset = header.stack_offset as usize;
+    if header.flags & FLAG_STACK_SENT != 0 {
+        return Ok(CarriedStack::Hash(cursor.u64(WHAT)?));
+    }
+    let (frames, _) = cursor.take(WHAT, (header.stack_frames as usize).saturating_mul(8))?.as_chunks();
+    Ok(CarriedStack::Frames(frames.iter().map(|frame| u64::from_le_bytes(*frame)).collect()))
 }
 
 impl<'r> Record<'r> {
@@ -95,12 +116,8 @@ impl<'r> Record<'r> {
             total: bytes.len(),
         })?;
 
+        let stack = stack(whole, &header)?;
         let stack_offset = header.stack_offset as usize;
-        let stack_bytes = (header.stack_frames as usize).saturating_mul(8);
-        let mut stack_cursor = Cursor::new(whole, total);
-        stack_cursor.offset = stack_offset;
-        let (frames, _) = stack_cursor.take("the stack", stack_bytes)?.as_chunks();
-        let stack = frames.iter().map(|frame| u64::from_le_bytes(*frame)).collect();
 
         let mut cursor = Cursor::new(whole, stack_offset);
         cursor.offset = HEADER_BYTES;

@@ -334,6 +334,8 @@ pub(super) struct Capture {
     pub(super) root: Vec<u8>,
     pub(super) chunks: Vec<(Chunk, Vec<u8>)>,
     pub(super) stack: Vec<u64>,
+    /// In place of the stack.
+    pub(super) stack_hash: Option<u64>,
     pub(super) flags: u32,
     pub(super) window_faults: u32,
 }
@@ -388,7 +390,7 @@ impl Capture {
             body.resize(body.len().next_multiple_of(8), 0);
         }
         let stack_offset = size_of::<Header>() + body.len();
-        let total = stack_offset + self.stack.len() * 8;
+        let total = stack_offset + (self.stack.len() + self.stack_hash.iter().len()) * 8;
         let mut out = Vec::new();
         let half = |value: usize| u32::try_from(value).unwrap();
         for word in
@@ -403,6 +405,7 @@ impl Capture {
         out.extend(words(&[812, 18, 1, 256, BIAS, 5_300, 16]));
         out.extend(body);
         out.extend(words(&self.stack));
+        out.extend(words(self.stack_hash.as_slice()));
         Bytes::from(out)
     }
 }
@@ -413,6 +416,7 @@ pub(super) struct Bench {
     pub(super) types: Types,
     pub(super) binary: Binary,
     pub(super) limits: CaptureLimits,
+    pub(super) sent_stack: Option<Vec<u64>>,
 }
 
 impl Bench {
@@ -483,6 +487,7 @@ impl Bench {
             tracepoint_id: &Arc::from("t_01"),
             host: &host,
             process: &process,
+            sent_stack: self.sent_stack.as_deref(),
         };
         decode(record, &context)
     }

@@ -95,6 +95,7 @@ pub fn record(data: &[u8]) {
         tracepoint_id: &text,
         host: &host,
         process: &process,
+        sent_stack: (flags & 64 != 0).then_some(&[BIAS + CODE, BIAS]),
     };
     let Ok(decoded) = decode(&record, &context) else { return };
     let event = Event::Hit(Box::new(decoded.hit));
@@ -137,7 +138,7 @@ fn scripted(input: &mut Input<'_>, root_bytes: u32, types: usize) -> Vec<u8> {
     for word in [4242_u32, 4250, 1, flags >> 6] {
         out.extend(word.to_le_bytes());
     }
-    for word in [812_u64, 18, 1, 256, BIAS, 0] {
+    for word in [812_u64, 18, 1, 256, BIAS, 0, 0] {
         out.extend(word.to_le_bytes());
     }
     out.extend(body);

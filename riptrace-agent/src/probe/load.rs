@@ -37,11 +37,13 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, ProbeError> {
         .override_global("CPUS", &cpus, true)
         .override_global("SCRATCH_PER_CPU", &scratch_per_cpu, true)
         .override_global("CALL_SETS", &call_sets, true)
+        .override_global("SENT_STACK_SLOTS", &options.sent_stacks, true)
         .override_global("TASK_FSBASE_OFFSET", &fsbase_offset, true)
         .map_max_entries("SCRATCH", cpus.saturating_mul(scratch_per_cpu))
         .map_max_entries("JUDGEMENTS", cpus.saturating_mul(scratch_per_cpu))
         .map_max_entries("RECORDS", options.ring_bytes)
         .map_max_entries("CALLS", call_sets)
+        .map_max_entries("SENT_STACKS", options.sent_stacks)
         .verifier_log_level(options.verifier_log)
         .load(OBJECT)
         .map_err(|error| refused("the maps", error))
@@ -69,6 +71,9 @@ fn check_options(options: &KernelOptions) -> Result<(), ProbeError> {
         || !(CALLS_PER_SET as u32..=limits::MAX_OPEN_CALLS).contains(&options.open_calls)
     {
         return bad("open_calls", options.open_calls, "it must be a power of two from 8 to 65536");
+    }
+    if !options.sent_stacks.is_power_of_two() || options.sent_stacks > limits::MAX_SENT_STACKS {
+        return bad("sent_stacks", options.sent_stacks, "it must be a power of two from 1 to 16384");
     }
     Ok(())
 }

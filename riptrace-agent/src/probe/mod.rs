@@ -21,6 +21,7 @@ use riptrace_common::abi::{
         TRACEPOINT_ENABLED, TRACEPOINT_PROCESS_SET, TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_UNKNOWN,
         Table, Tracepoint, Type, Window,
     },
+    stack,
 };
 
 use crate::{
@@ -69,6 +70,8 @@ pub struct KernelOptions {
     /// Calls of functions whose returns are traced that can be open at the same time; a power of two, 8 to 65536. Past it
     /// the oldest are given up. Each takes 64 bytes.
     pub open_calls: u32,
+    /// Call stacks of which the kernel side remembers that it sent them; a power of two, at most 16384. Each takes 8 bytes.
+    pub sent_stacks: u32,
     /// Sites copy what their plans know beforehand without a scan (`abi::program::Table`); false for tests.
     pub use_tables: bool,
     /// What the verifier is asked to say.
@@ -84,6 +87,7 @@ impl Default for KernelOptions {
             task_fsbase_offset: None,
             max_tracepoints: limits::MAX_TRACEPOINTS,
             open_calls: 8,
+            sent_stacks: limits::MAX_SENT_STACKS,
             use_tables: true,
             verifier_log: load::DEFAULT_VERIFIER_LOG,
         }
@@ -133,6 +137,8 @@ pub struct Kernel {
     counters: PerCpuArray<MapData, Counters>,
     costs: PerCpuArray<MapData, Costs>,
     reduced: Array<MapData, u32>,
+    sent_stacks: Array<MapData, u64>,
+    sent_stack_slots: u32,
     windows: Array<MapData, Window>,
     types: Array<MapData, Type>,
     slots: Array<MapData, Slot>,
@@ -177,6 +183,8 @@ impl Kernel {
             call_states: array(&mut ebpf, "CALL_STATES")?,
             costs: take(&mut ebpf, "COSTS")?.try_into().map_err(|error| bad_map("COSTS", &error))?,
             reduced: array(&mut ebpf, "REDUCED")?,
+            sent_stacks: array(&mut ebpf, "SENT_STACKS")?,
+            sent_stack_slots: options.sent_stacks,
             windows: array(&mut ebpf, "WINDOWS")?,
             types: array(&mut ebpf, "TYPES")?,
             slots: array(&mut ebpf, "SLOTS")?,
@@ -568,6 +576,17 @@ impl Kernel {
         self.tracepoint_entries.remove(&index);
         self.registry.tracepoints.release(index);
         Ok(())
+    }
+
+    /// Slots of the call stacks that were sent (`abi::stack`).
+    pub fn sent_stack_slots(&self) -> u32 {
+        self.sent_stack_slots
+    }
+
+    /// Has the kernel side send the frames of a call stack again.
+    pub fn forget_stack(&mut self, hash: u64) -> Result<(), ProbeError> {
+        let slot = stack::slot(hash, self.sent_stack_slots);
+        map::write(&self.sent_stacks, "SENT_STACKS", &[slot], &[0])
     }
 
     /// The records. There is one reader.

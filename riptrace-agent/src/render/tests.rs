@@ -111,6 +111,7 @@ fn hit() -> Hit {
         ],
         stack: Some(vec![frame("main.(*Server).Place", 42, true), frame("main.main", 9, false)]),
         stack_truncated: true,
+        stack_unavailable: false,
     }
 }
 

@@ -222,6 +222,7 @@ impl Tracer {
             dropped: counters.dropped + armed.discarded,
             failed: counters.failed,
             undecodable: armed.undecodable,
+            stacks_unavailable: armed.stacks_unavailable,
             open_calls: calls.map(|calls| calls.opened.saturating_sub(calls.closed + calls.given_up)),
             calls_given_up: calls.map(|calls| calls.given_up),
             mean_run_ns: counters.run_ns.checked_div(counters.hits).unwrap_or(0),

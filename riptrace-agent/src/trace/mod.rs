@@ -18,20 +18,25 @@ mod processes;
 mod proofs;
 mod results;
 mod scope;
+mod stacks;
 pub mod survey;
 
 use std::{collections::HashMap, ops::ControlFlow, path::PathBuf, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use riptrace_common::{
-    abi::program::{self, TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED},
+    abi::{
+        program::{self, TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED},
+        record::Header,
+    },
     wire::event::{Attached, DetachReason, Detached, ErrorEvent, Event},
 };
 
 use self::{
     budget::{Budget, Level},
-    order::Reorder,
+    order::{Reorder, Taken},
     processes::Processes,
+    stacks::{Found, Stacks},
 };
 pub use self::{
     host::utc_offset_seconds,
@@ -132,6 +137,8 @@ struct Armed {
     undecodable: u64,
     /// Records that were taken from the ring and thrown away.
     discarded: u64,
+    /// Records whose stack was not known.
+    stacks_unavailable: u64,
     /// It follows calls to their end.
     has_calls: bool,
 }
@@ -161,6 +168,7 @@ pub struct Tracer {
     processes: Processes,
     host: HostFacts,
     waiting: Reorder,
+    stacks: Stacks,
     /// When the latest hit began that was taken from the ring.
     newest_ns: u64,
     batch: Vec<Bytes>,
@@ -183,6 +191,7 @@ impl Tracer {
                 return Err(ProbeError::Unknown { what: "image", index: known.index.into() });
             }
         }
+        let stacks = Stacks::new(kernel.sent_stack_slots());
         Ok(Self {
             kernel,
             ring,
@@ -193,6 +202,7 @@ impl Tracer {
             processes: Processes::default(),
             host: host::facts(),
             waiting: Reorder::default(),
+            stacks,
             newest_ns: 0,
             batch: Vec::new(),
             trap_cost: None,
@@ -263,6 +273,7 @@ impl Tracer {
                         wanted: request.wanted,
                         undecodable: 0,
                         discarded: 0,
+                        stacks_unavailable: 0,
                         has_calls,
                     },
                 );
@@ -331,9 +342,10 @@ impl Tracer {
     pub fn discard(&mut self) {
         loop {
             let empty = self.drain();
-            while let Some(record) = self.waiting.pop_until(u64::MAX) {
-                let of =
-                    record::header(&record).ok().and_then(|header| self.armed.get_mut(&header.tracepoint));
+            while let Some(taken) = self.waiting.pop_until(u64::MAX) {
+                let of = record::header(&taken.record)
+                    .ok()
+                    .and_then(|header| self.armed.get_mut(&header.tracepoint));
                 if let Some(tracepoint) = of {
                     tracepoint.discarded += 1;
                 }
@@ -348,16 +360,20 @@ impl Tracer {
     fn drain(&mut self) -> bool {
         while self.waiting.bytes() < MAX_WAITING_BYTES {
             let taken = self.ring.drain(&mut self.batch, MAX_BATCH);
-            for bytes in self.batch.drain(..) {
-                match record::header(&bytes) {
+            let mut batch = std::mem::take(&mut self.batch);
+            for record in batch.drain(..) {
+                match record::header(&record) {
                     Ok(header) => {
                         self.newest_ns = self.newest_ns.max(header.ktime_ns);
-                        self.waiting.push(header.ktime_ns, header.cpu, header.cpu_seq, bytes);
+                        let sent_stack = self.sent_stack(&record, &header);
+                        let taken = Taken { record, sent_stack };
+                        self.waiting.push(header.ktime_ns, header.cpu, header.cpu_seq, taken);
                     }
                     // It is reported when its turn comes: at once.
-                    Err(_) => self.waiting.push(0, 0, 0, bytes),
+                    Err(_) => self.waiting.push(0, 0, 0, Taken { record, sent_stack: None }),
                 }
             }
+            self.batch = batch;
             if taken < MAX_BATCH {
                 return true;
             }
@@ -365,9 +381,28 @@ impl Tracer {
         false
     }
 
+    /// Keeps the stack's frames if the record carries them, and finds them if it names them.
+    fn sent_stack(&mut self, record: &[u8], header: &Header) -> Option<Arc<[u64]>> {
+        // A record that can't be read is reported when its turn comes.
+        let carried = record::stack(record, header).ok()?;
+        match self.stacks.take(header.tgid, &carried) {
+            Found::Carried => None,
+            Found::Sent(frames) => Some(frames),
+            Found::Unknown(hash) => {
+                if let Some(tracepoint) = self.armed.get_mut(&header.tracepoint) {
+                    tracepoint.stacks_unavailable += 1;
+                }
+                if let Err(error) = self.kernel.forget_stack(hash) {
+                    tracing::warn!(%error, "a call stack that is not known can't be asked for again");
+                }
+                None
+            }
+        }
+    }
+
     fn release(&mut self, until_ns: u64, sink: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<()> {
-        while let Some(record) = self.waiting.pop_until(until_ns) {
-            if let Some(event) = self.decode(&record) {
+        while let Some(taken) = self.waiting.pop_until(until_ns) {
+            if let Some(event) = self.decode(&taken) {
                 sink(event)?;
             }
         }
@@ -379,9 +414,9 @@ impl Tracer {
             return ControlFlow::Continue(());
         }
         while self.waiting.bytes() > SURPLUS_BYTES
-            && let Some(record) = self.waiting.pop_until(u64::MAX)
+            && let Some(taken) = self.waiting.pop_until(u64::MAX)
         {
-            if let Some(event) = self.decode(&record) {
+            if let Some(event) = self.decode(&taken) {
                 sink(event)?;
             }
         }
@@ -389,7 +424,8 @@ impl Tracer {
     }
 
     /// The event of a record; `None`: its tracepoint was removed.
-    fn decode(&mut self, bytes: &Bytes) -> Option<Event> {
+    fn decode(&mut self, taken: &Taken) -> Option<Event> {
+        let bytes = &taken.record;
         let header = match record::header(bytes) {
             Ok(header) => header,
             Err(error) => {
@@ -420,6 +456,7 @@ impl Tracer {
             tracepoint_id: &tracepoint.id,
             host,
             process: processes.facts(header.tgid, &known.image),
+            sent_stack: taken.sent_stack.as_deref(),
         };
         match decode::decode(bytes, &context) {
             Ok(mut decoded) => {

@@ -3,7 +3,7 @@
 //! A record is written to the ring when its hit ends, but carries the time at which it began, so the ring's order and
 //! time's order differ a little. Records are held back for a moment and released by time.
 
-use std::collections::BinaryHeap;
+use std::{collections::BinaryHeap, sync::Arc};
 
 use bytes::Bytes;
 
@@ -18,12 +18,21 @@ pub struct Reorder {
     bytes: usize,
 }
 
+/// A record, and the frames of its stack if it only names them.
+#[derive(Debug)]
+pub struct Taken {
+    /// The record.
+    pub record: Bytes,
+    /// What was known of its stack when the record was taken from the ring.
+    pub sent_stack: Option<Arc<[u64]>>,
+}
+
 #[derive(Debug)]
 struct Waiting {
     ktime_ns: u64,
     cpu: u32,
     cpu_seq: u64,
-    record: Bytes,
+    taken: Taken,
 }
 
 impl Waiting {
@@ -56,19 +65,19 @@ impl Ord for Waiting {
 
 impl Reorder {
     /// Takes a record with its time, CPU and place among the CPU's records.
-    pub fn push(&mut self, ktime_ns: u64, cpu: u32, cpu_seq: u64, record: Bytes) {
-        self.bytes += record.len();
-        self.heap.push(Waiting { ktime_ns, cpu, cpu_seq, record });
+    pub fn push(&mut self, ktime_ns: u64, cpu: u32, cpu_seq: u64, taken: Taken) {
+        self.bytes += taken.record.len();
+        self.heap.push(Waiting { ktime_ns, cpu, cpu_seq, taken });
     }
 
     /// The next record that began at or before `until_ns`.
-    pub fn pop_until(&mut self, until_ns: u64) -> Option<Bytes> {
+    pub fn pop_until(&mut self, until_ns: u64) -> Option<Taken> {
         if self.heap.peek()?.ktime_ns > until_ns {
             return None;
         }
-        let record = self.heap.pop()?.record;
-        self.bytes -= record.len();
-        Some(record)
+        let taken = self.heap.pop()?.taken;
+        self.bytes -= taken.record.len();
+        Some(taken)
     }
 
     /// Bytes of the records that wait.
@@ -86,14 +95,12 @@ mod tests {
     fn records_come_out_by_time_and_not_before_their_time() {
         let mut reorder = Reorder::default();
         for (time, cpu) in [(30, 0), (10, 1), (20, 0), (20, 1)] {
-            reorder.push(
-                time,
-                cpu,
-                0,
-                Bytes::copy_from_slice(&[u8::try_from(time).unwrap_or(0), u8::try_from(cpu).unwrap_or(0)]),
-            );
+            let bytes = [u8::try_from(time).unwrap_or(0), u8::try_from(cpu).unwrap_or(0)];
+            let taken = Taken { record: Bytes::copy_from_slice(&bytes), sent_stack: None };
+            reorder.push(time, cpu, 0, taken);
         }
-        let released: Vec<_> = std::iter::from_fn(|| reorder.pop_until(20)).collect();
+        let released: Vec<_> =
+            std::iter::from_fn(|| reorder.pop_until(20)).map(|taken| taken.record).collect();
         assert_eq!(released, [&[10, 1][..], &[20, 0], &[20, 1]]);
         assert_eq!(reorder.bytes(), 2, "the one record that is left");
     }

@@ -11,5 +11,6 @@ mod lifecycle;
 mod record;
 mod scratch;
 mod session;
+mod stacks;
 mod target;
 mod tiers;

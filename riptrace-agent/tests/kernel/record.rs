@@ -2,13 +2,15 @@
 
 use riptrace_common::abi::{
     ABI_VERSION,
-    record::{Chunk, Header},
+    record::{Chunk, FLAG_STACK_SENT, Header},
 };
 
 pub(crate) struct Record {
     pub(crate) header: Header,
     pub(crate) chunks: Vec<(Chunk, Vec<u8>)>,
     pub(crate) frames: Vec<u64>,
+    /// In place of the frames.
+    pub(crate) stack_hash: Option<u64>,
 }
 
 impl Record {
@@ -28,9 +30,14 @@ impl Record {
         }
         assert_eq!(at, header.stack_offset as usize, "chunks end where the stack begins");
         let frames = bytes[at..].as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
-        let frames: Vec<u64> = frames.collect();
+        let mut frames: Vec<u64> = frames.collect();
+        let mut stack_hash = None;
+        if header.flags & FLAG_STACK_SENT != 0 {
+            assert_eq!(frames.len(), 1);
+            stack_hash = frames.pop();
+        }
         assert_eq!(frames.len(), header.stack_frames as usize);
-        Self { header, chunks, frames }
+        Self { header, chunks, frames, stack_hash }
     }
 
     pub(crate) fn root(&self) -> &[u8] {

@@ -14,6 +14,9 @@ pub const MAX_SLOTS_PER_TYPE: u32 = 512;
 pub const MAX_STEPS: u32 = 8 * 1024;
 /// Frames of one call stack.
 pub const MAX_STACK_FRAMES: u32 = 64;
+/// Call stacks that are known to have been sent; with fewer (the agent's choice), and in any case when two fall together,
+/// the one that was sent last.
+pub const MAX_SENT_STACKS: u32 = 16 * 1024;
 /// Chunks of one hit that are re-read after the walk to find torn maps.
 pub const MAX_TORN_CHECKS: u32 = 16;
 /// Bytes of such a chunk that are compared.

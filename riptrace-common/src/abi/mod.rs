@@ -3,6 +3,7 @@
 //! * [`program`]: what the agent writes into maps, for the kernel side to read: sites, windows, types, slots.
 //! * [`condition`]: what a hit must fulfil before it is captured.
 //! * [`record`]: what the kernel side writes into the ring buffer, for the agent to read.
+//! * [`stack`]: how call stacks are sent once.
 //! * [`limits`]: every bound that both must agree on.
 //!
 //! All types are `repr(C)`, fixed-size integers, free of padding, and their sizes are asserted at compile time. The
@@ -12,6 +13,7 @@ pub mod condition;
 pub mod limits;
 pub mod program;
 pub mod record;
+pub mod stack;
 
 /// Version of everything in this module. Any change to a layout or to the meaning of a field increases it.
 pub const ABI_VERSION: u32 = 2;

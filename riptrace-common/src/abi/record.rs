@@ -1,7 +1,7 @@
 //! What one hit looks like in the ring buffer.
 //!
 //! ```text
-//! Header | Chunk (root) | root data, padded to 8 | Chunk | data, padded to 8 | … | stack frames (8 bytes each)
+//! Header | Chunk (root) | root data, padded to 8 | Chunk | data, padded to 8 | … | stack frames (8 bytes each), or one hash
 //! ```
 //!
 //! The record is exactly [`Header::total_bytes`] long. Chunks lie between the header and [`Header::stack_offset`].
@@ -25,6 +25,7 @@ pub struct Header {
     /// Offset of the first stack frame from the start of the record.
     pub stack_offset: u32,
     /// Recorded stack frames: run-time program counters, the hit's own first. Return addresses behind it.
+    /// 0 with `FLAG_STACK_SENT`: there are 8 bytes, the stack's hash.
     pub stack_frames: u32,
     /// Place among this tracepoint's records: dense, so that a gap is a loss.
     pub seq: u64,
@@ -64,6 +65,8 @@ pub const FLAG_BYTES_EXHAUSTED: u32 = 1 << 2;
 pub const FLAG_STEPS_EXHAUSTED: u32 = 1 << 3;
 /// The stack goes on behind its last recorded frame.
 pub const FLAG_STACK_TRUNCATED: u32 = 1 << 4;
+/// The stack's frames are in an earlier record of the ring; here is their hash (`super::stack`).
+pub const FLAG_STACK_SENT: u32 = 1 << 5;
 
 /// A call ends here whose entry was recorded.
 pub const FLAG_CALL_SEEN: u32 = 1 << 8;

@@ -143,6 +143,10 @@ pub struct Hit {
     /// The stack goes on behind its last frame here: a limit was reached, or C called Go there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stack_truncated: bool,
+    /// The stack is missing: its frames were sent with an earlier hit and are not kept any more. The next hit with the same
+    /// stack has it again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stack_unavailable: bool,
 }
 
 /// A place in the program.
@@ -267,6 +271,9 @@ pub struct Stats {
     pub failed: u64,
     /// Emitted records that could not be decoded (each also gave an `error` line).
     pub undecodable: u64,
+    /// Hits with `stack_unavailable`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub stacks_unavailable: u64,
     /// Of the calls whose entry was emitted, those whose end was not seen (yet). Absent unless returns are traced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_calls: Option<u64>,
@@ -310,6 +317,7 @@ impl Stats {
         self.dropped += other.dropped;
         self.failed += other.failed;
         self.undecodable += other.undecodable;
+        self.stacks_unavailable += other.stacks_unavailable;
         self.open_calls = sum(self.open_calls, other.open_calls);
         self.calls_given_up = sum(self.calls_given_up, other.calls_given_up);
         self.mean_run_ns = run_ns.checked_div(self.hits).unwrap_or(0);

@@ -4,8 +4,8 @@ use riptrace_common::{
     abi::{
         program::{TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_UNKNOWN},
         record::{
-            CHUNK_CUT_BYTES, CHUNK_TORN, FLAG_BYTES_EXHAUSTED, FLAG_GOROUTINE, FLAG_STACK_TRUNCATED,
-            FLAG_STEPS_EXHAUSTED,
+            CHUNK_CUT_BYTES, CHUNK_TORN, FLAG_BYTES_EXHAUSTED, FLAG_GOROUTINE, FLAG_STACK_SENT,
+            FLAG_STACK_TRUNCATED, FLAG_STEPS_EXHAUSTED,
         },
     },
     wire::{
@@ -512,6 +512,26 @@ fn the_hit_says_who_when_and_where() {
     assert!(hit.stack_truncated);
     let without = bench.decoded(int, &Capture::of(&words(&[1]))).hit;
     assert_eq!((without.goroutine, without.parent_goroutine, without.stack), (None, None, None));
+}
+
+#[test]
+fn a_stack_that_was_sent_before_is_named() {
+    const PC: u64 = 0x4a_1b2c;
+    let mut bench = Bench::default();
+    let int = bench.types.int();
+    bench.binary.functions.insert(PC, "main.f");
+    bench.binary.functions.insert(PC + 0xff, "main.main");
+    let mut capture = Capture::of(&words(&[1])).flags(FLAG_STACK_TRUNCATED);
+    capture.stack = vec![BIAS + PC, BIAS + PC + 0x100];
+    let carried = bench.decoded(int, &capture).hit;
+    let mut named = Capture::of(&words(&[1])).flags(FLAG_STACK_TRUNCATED | FLAG_STACK_SENT);
+    named.stack_hash = Some(0x8000_0000_0000_1234);
+
+    let missing = bench.decoded(int, &named).hit;
+    assert_eq!((missing.stack, missing.stack_truncated, missing.stack_unavailable), (None, false, true));
+    bench.sent_stack = Some(capture.stack.clone());
+    assert_eq!(bench.decoded(int, &named).hit, carried);
+    assert_eq!(bench.decoded(int, &Capture::of(&words(&[1]))).hit.stack, None, "none was asked for");
 }
 
 #[test]

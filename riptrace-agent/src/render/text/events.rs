@@ -72,6 +72,8 @@ pub fn hit(hit: &Hit, options: &TextOptions) -> String {
         if hit.stack_truncated {
             let _ = writeln!(out, "{INDENT}     …");
         }
+    } else if hit.stack_unavailable {
+        let _ = writeln!(out, "{INDENT}stack: not kept; the next hit with the same stack shows it");
     }
     out
 }
@@ -156,6 +158,7 @@ pub fn stats(stats: &Stats) -> String {
         dropped,
         failed,
         undecodable,
+        stacks_unavailable,
         open_calls,
         calls_given_up,
         mean_run_ns,
@@ -171,6 +174,9 @@ pub fn stats(stats: &Stats) -> String {
     );
     if *undecodable > 0 {
         let _ = write!(out, "; {undecodable} of the emitted could not be decoded");
+    }
+    if *stacks_unavailable > 0 {
+        let _ = write!(out, "; {stacks_unavailable} without their stack, which was not kept");
     }
     if let Some(open @ 1..) = open_calls {
         let _ = write!(out, "; {open} calls not ended");
