@@ -47,8 +47,11 @@ pub fn hash(tgid: u32, frames: &[u64]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
+    use std::{collections::HashSet, vec::Vec};
+
     use super::*;
-    use std::collections::HashSet;
 
     #[test]
     fn stacks_that_differ_in_anything_have_hashes_that_differ() {

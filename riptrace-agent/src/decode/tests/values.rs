@@ -529,7 +529,7 @@ fn a_stack_that_was_sent_before_is_named() {
 
     let missing = bench.decoded(int, &named).hit;
     assert_eq!((missing.stack, missing.stack_truncated, missing.stack_unavailable), (None, false, true));
-    bench.sent_stack = Some(capture.stack.clone());
+    bench.sent_stack = Some(capture.stack);
     assert_eq!(bench.decoded(int, &named).hit, carried);
     assert_eq!(bench.decoded(int, &Capture::of(&words(&[1]))).hit.stack, None, "none was asked for");
 }
