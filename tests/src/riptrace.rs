@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read},
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{
         OnceLock,
         mpsc::{Receiver, RecvTimeoutError, channel},
@@ -270,15 +270,4 @@ pub fn send_signal(pid: u32, signal: i32) -> Result<()> {
     let result = unsafe { libc::kill(pid.cast_signed(), signal) };
     ensure!(result == 0, "failed to signal {pid}: {}", std::io::Error::last_os_error());
     Ok(())
-}
-
-/// Whether `riptrace probe` has this option.
-#[must_use]
-pub fn probe_has_option(option: &str) -> bool {
-    static HELP: OnceLock<String> = OnceLock::new();
-    HELP.get_or_init(|| match Command::new(binary()).args(["probe", "--help"]).output() {
-        Ok(Output { stdout, .. }) => String::from_utf8_lossy(&stdout).into_owned(),
-        Err(_) => String::new(),
-    })
-    .contains(option)
 }

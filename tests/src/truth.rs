@@ -15,7 +15,7 @@ use crate::{
     compare::{Comparison, Limits, plain_function},
     fixture::{Fixture, ProbedLine, TrueFrame, TrueHit, probed_lines},
     go::{self, Mode, Version},
-    riptrace::{Running, probe_has_option},
+    riptrace::Running,
 };
 
 /// Fixtures that print no truth about variables, or run for other tests.
@@ -104,10 +104,7 @@ impl Tally {
 /// Options of `riptrace probe`: so many captures in a second (0: all), whatever they cost.
 #[must_use]
 pub fn options(rate: &'static str) -> Vec<&'static str> {
-    let mut options = vec!["--rate", rate];
-    if probe_has_option("--budget") {
-        options.extend(["--budget", "100"]);
-    }
+    let mut options = vec!["--rate", rate, "--budget", "0"];
     // What is readable at the lines' first instructions, for comparison.
     if std::env::var_os("RIPTRACE_SITES").is_some_and(|sites| sites == "first") {
         options.push("--at-line-start");

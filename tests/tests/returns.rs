@@ -57,9 +57,10 @@ fn probed(version: &Version, mode: Mode, options: &[&'static str]) -> (Truth, Fi
     let mut fixture = Fixture::start(&executable, &["returns"]).unwrap();
     let locations: Vec<String> =
         NOTED.iter().chain(&PRINTED).map(|name| format!("fixtures/returns.{name}")).collect();
-    let mut all = truth::options("0");
+    let rate = options.iter().position(|&option| option == "--rate").and_then(|at| options.get(at + 1));
+    let mut all = truth::options(rate.copied().unwrap_or("0"));
     all.push("--return");
-    all.extend(options);
+    all.extend(options.iter().filter(|&option| *option != "--rate" && Some(option) != rate));
     let mut probe = Running::probe(fixture.pid(), &locations, &all).unwrap();
     probe.wait_attached(locations.len(), TIMEOUT).unwrap();
     fixture.release().unwrap();
@@ -205,6 +206,71 @@ fn compare(
             }
         }
     }
+}
+
+/// What is let through is let through in pairs: a return is captured if its entry was, and only then.
+fn pairs_stay_pairs(options: &[&'static str]) {
+    let title = format!("returns with {options:?}");
+    if !requirements::bpf(&title) {
+        return;
+    }
+    let (_, finished) = probed(&Version::local().unwrap(), Mode::Optimised, options);
+    finished.expect(0, &[]);
+    add_up(&finished);
+    let mut entries = HashMap::new();
+    let mut ends = 0;
+    for hit in finished.of_kind("hit") {
+        let tracepoint = hit["tracepoint"].as_str().unwrap().to_owned();
+        if hit["event"] == "entry" {
+            entries.insert((tracepoint, hit["seq"].as_u64().unwrap()), hit["goroutine"].clone());
+            continue;
+        }
+        // Each call was entered while the probe was there.
+        let entry = (tracepoint, hit["entry_seq"].as_u64().unwrap());
+        assert_eq!(entries.remove(&entry).as_ref(), Some(&hit["goroutine"]), "{title}: {hit}");
+        ends += 1;
+    }
+    assert!(ends > 0, "{title}");
+    assert!(entries.is_empty(), "{title}: calls without an end: {entries:?}");
+    let throttled: u64 = finished.of_kind("stats").map(|stats| stats["throttled"].as_u64().unwrap()).sum();
+    assert!(throttled > 0, "{title}: nothing was left out");
+}
+
+#[test]
+fn a_rate_counts_entries() {
+    pairs_stay_pairs(&["--rate", "3"]);
+}
+
+#[test]
+fn a_sample_takes_whole_calls() {
+    pairs_stay_pairs(&["--sample", "0.3"]);
+}
+
+#[test]
+fn the_limit_counts_both_ends() {
+    if !requirements::bpf("returns with a limit") {
+        return;
+    }
+    let (_, finished) = probed(&Version::local().unwrap(), Mode::Optimised, &["--limit", "7"]);
+    finished.expect(0, &[]);
+    add_up(&finished);
+    assert_eq!(finished.of_kind("hit").count(), 7);
+}
+
+#[test]
+fn an_inlined_function_says_where_its_returns_are_not_traced() {
+    if !requirements::bpf("returns of an inlined function") {
+        return;
+    }
+    let executable = go::build(&Version::local().unwrap(), Mode::Optimised).unwrap();
+    let fixture = Fixture::start(&executable, &["returns"]).unwrap();
+    let location = ["fixtures/returns.Inlined".to_owned()];
+    let mut probe = Running::probe(fixture.pid(), &location, &["--return"]).unwrap();
+    probe.wait_attached(1, TIMEOUT).unwrap();
+    let finished = probe.interrupt(TIMEOUT).unwrap();
+    let attached = finished.of_kind("attached").next().unwrap();
+    let warnings = attached["warnings"].as_array().unwrap();
+    assert!(warnings.iter().any(|warning| warning.as_str().unwrap().contains("inlined at")), "{attached}");
 }
 
 macro_rules! versions {
