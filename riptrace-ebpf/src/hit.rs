@@ -5,7 +5,7 @@ use riptrace_common::abi::{
     ABI_VERSION,
     condition::{TARGET_ACCEPT, TARGET_BUSY, TARGET_REJECT},
     program::{
-        CALL_ENTRY, CALL_RETURN, NO_REDUCED_SITE, SITE_ENABLED, Site, TRACEPOINT_COUNT_ONLY,
+        CALL_ENTRY, CALL_NONE, CALL_RETURN, NO_REDUCED_SITE, SITE_ENABLED, Site, TRACEPOINT_COUNT_ONLY,
         TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED, TRACEPOINT_REDUCED, Tracepoint,
     },
     record::{FLAG_CALL_SEEN, FLAG_GOROUTINE, FLAG_SYSTEM_STACK},
@@ -34,8 +34,10 @@ struct Hit {
     entered: bool,
 }
 
+/// `CONDITIONS`, `CALLS`: there are sites with conditions, and sites that belong to a function's calls. What a command does
+/// not need is not in its program: verifying it would take longer than all the rest of a start.
 #[inline(always)]
-pub(crate) fn run(context: *mut pt_regs) {
+pub(crate) fn run<const CONDITIONS: bool, const CALLS: bool>(context: *mut pt_regs) {
     let cookie = raw::attach_cookie(context);
     let index = cookie as u32;
     let Some(site) = SITES.get(index) else { return };
@@ -47,10 +49,10 @@ pub(crate) fn run(context: *mut pt_regs) {
     if tracepoint.flags & TRACEPOINT_ENABLED == 0 {
         return;
     }
-    let call = site.call();
+    let call = if CALLS { site.call() } else { CALL_NONE };
     let Some(outcomes) = Outcomes::of(site.tracepoint) else { return };
     // The calls that it ends are counted, the place itself has no hits.
-    let unwinds = calls::unwinds(call);
+    let unwinds = CALLS && calls::unwinds(call);
     if !unwinds {
         outcomes.hits();
     }
@@ -63,7 +65,11 @@ pub(crate) fn run(context: *mut pt_regs) {
         return;
     }
     // What was decided at a call's entry holds for its return.
-    if site.condition != 0 && call != CALL_RETURN && tracepoint.flags & TRACEPOINT_COUNT_ONLY == 0 {
+    if CONDITIONS
+        && site.condition != 0
+        && call != CALL_RETURN
+        && tracepoint.flags & TRACEPOINT_COUNT_ONLY == 0
+    {
         let target = condition::decide(context, site);
         if target != TARGET_ACCEPT {
             match target {
@@ -71,7 +77,7 @@ pub(crate) fn run(context: *mut pt_regs) {
                 TARGET_BUSY => outcomes.dropped(),
                 _ => outcomes.failed(),
             }
-            if call == CALL_ENTRY {
+            if CALLS && call == CALL_ENTRY {
                 calls::rejected(site.tracepoint);
             }
             return;
@@ -87,17 +93,17 @@ pub(crate) fn run(context: *mut pt_regs) {
         call,
         entered: false,
     };
-    if (call == CALL_RETURN || unwinds) && !end_call(context, site, tracepoint, &mut hit, outcomes) {
+    if CALLS && (call == CALL_RETURN || unwinds) && !end_call(context, site, tracepoint, &mut hit, outcomes) {
         return;
     }
     let Some((index, site)) = decide(index, site, tracepoint, outcomes, hit.entered, hit.ktime_ns) else {
-        if call == CALL_ENTRY {
+        if CALLS && call == CALL_ENTRY {
             calls::rejected(site.tracepoint);
         }
         return;
     };
     hit.site = index;
-    record(context, site, tracepoint, &hit, outcomes);
+    record::<CALLS>(context, site, tracepoint, &hit, outcomes);
 }
 
 /// Closes the call that returns here, or those that a panic unwinds. False: that was all.
@@ -131,13 +137,19 @@ fn end_call(
 
 /// Captures, hands over, counts.
 #[inline(never)]
-fn record(context: *mut pt_regs, site: &Site, tracepoint: &Tracepoint, hit: &Hit, outcomes: Outcomes) {
+fn record<const CALLS: bool>(
+    context: *mut pt_regs,
+    site: &Site,
+    tracepoint: &Tracepoint,
+    hit: &Hit,
+    outcomes: Outcomes,
+) {
     let mut handed = Handed { emitted: false, seq: 0 };
     if let Some(scratch) = scratch::acquire(hit.cpu) {
         // SAFETY: acquired above, released below.
         unsafe {
             let captured = capture(context, scratch, site, tracepoint, hit);
-            if hit.entered {
+            if CALLS && hit.entered {
                 let header = scratch::header(scratch);
                 (*header).duration_ns = hit.duration_ns;
                 (*header).entry_seq = hit.entry_seq;
@@ -148,7 +160,7 @@ fn record(context: *mut pt_regs, site: &Site, tracepoint: &Tracepoint, hit: &Hit
             }
             if handed.emitted {
                 stack::sent(scratch);
-                if hit.call == CALL_ENTRY {
+                if CALLS && hit.call == CALL_ENTRY {
                     calls::open(scratch);
                 }
             }
@@ -166,7 +178,7 @@ fn record(context: *mut pt_regs, site: &Site, tracepoint: &Tracepoint, hit: &Hit
     }
     if !handed.emitted {
         gate::give_slot_back(site.tracepoint, tracepoint);
-        if hit.call == CALL_ENTRY {
+        if CALLS && hit.call == CALL_ENTRY {
             calls::rejected(site.tracepoint);
         }
     }

@@ -1,6 +1,7 @@
 //! RipTrace's kernel side: entry points only.
 //!
-//! Two programs from one body: `uprobe.multi` for links with many places (Linux 6.6), `uprobe` for links with one.
+//! Programs from one body: `uprobe.multi` for links with many places (Linux 6.6), `uprobe` for links with one, each with
+//! and without what conditions and returns need.
 //! Data comes from the trapped thread's registers and memory and from the maps that the agent fills; it goes to the
 //! ring buffer.
 
@@ -45,16 +46,28 @@ mod walk;
 mod entry {
     use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 
-    #[uprobe]
-    fn riptrace_single(context: ProbeContext) -> u32 {
-        crate::hit::run(context.regs);
-        0
+    /// One program a set of features and kind of link; the agent loads the one that it needs.
+    macro_rules! programs {
+        ($($single:ident, $multi:ident: $conditions:literal, $calls:literal;)*) => {$(
+            #[uprobe]
+            fn $single(context: ProbeContext) -> u32 {
+                crate::hit::run::<$conditions, $calls>(context.regs);
+                0
+            }
+
+            #[uprobe(multi)]
+            fn $multi(context: ProbeContext) -> u32 {
+                crate::hit::run::<$conditions, $calls>(context.regs);
+                0
+            }
+        )*};
     }
 
-    #[uprobe(multi)]
-    fn riptrace_multi(context: ProbeContext) -> u32 {
-        crate::hit::run(context.regs);
-        0
+    programs! {
+        riptrace_single, riptrace_multi: false, false;
+        riptrace_single_conditions, riptrace_multi_conditions: true, false;
+        riptrace_single_calls, riptrace_multi_calls: false, true;
+        riptrace_single_all, riptrace_multi_all: true, true;
     }
 
     /// The helpers that read memory need a licence that the GPL is compatible with.

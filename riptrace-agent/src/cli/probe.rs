@@ -225,7 +225,14 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             let open_calls = if arguments.returns { limits::MAX_OPEN_CALLS } else { known.open_calls };
             let max_tracepoints = max_tracepoints(arguments);
             let sent_stacks = if arguments.stack == 0 { 1 } else { known.sent_stacks };
-            Kernel::load(&KernelOptions { max_tracepoints, open_calls, sent_stacks, ..known })
+            Kernel::load(&KernelOptions {
+                max_tracepoints,
+                open_calls,
+                sent_stacks,
+                conditions: arguments.when.is_some(),
+                calls: arguments.returns,
+                ..known
+            })
         });
         let mut planner = Planner::default();
         let programs: Vec<Program> = arguments

@@ -12,8 +12,19 @@ use super::{KernelOptions, error::ProbeError, features};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/riptrace-ebpf.o"));
 
 /// The program for links with one place each, and the one for links with many.
-pub(super) const SINGLE: &str = "riptrace_single";
-pub(super) const MULTI: &str = "riptrace_multi";
+/// The program that does what is asked for, and no more.
+pub(super) fn program_name(multi: bool, options: &KernelOptions) -> &'static str {
+    match (multi, options.conditions, options.calls) {
+        (false, false, false) => "riptrace_single",
+        (false, true, false) => "riptrace_single_conditions",
+        (false, false, true) => "riptrace_single_calls",
+        (false, true, true) => "riptrace_single_all",
+        (true, false, false) => "riptrace_multi",
+        (true, true, false) => "riptrace_multi_conditions",
+        (true, false, true) => "riptrace_multi_calls",
+        (true, true, true) => "riptrace_multi_all",
+    }
+}
 
 /// Parses the object and creates its maps. The programs are not loaded yet.
 pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, ProbeError> {

@@ -72,6 +72,10 @@ pub struct KernelOptions {
     pub open_calls: u32,
     /// Call stacks of which the kernel side remembers that it sent them; a power of two, at most 16384. Each takes 8 bytes.
     pub sent_stacks: u32,
+    /// There will be sites with conditions. What they need takes the verifier longer than all the rest of the program.
+    pub conditions: bool,
+    /// There will be sites where calls are entered and end.
+    pub calls: bool,
     /// Sites copy what their plans know beforehand without a scan (`abi::program::Table`); false for tests.
     pub use_tables: bool,
     /// What the verifier is asked to say.
@@ -88,6 +92,8 @@ impl Default for KernelOptions {
             max_tracepoints: limits::MAX_TRACEPOINTS,
             open_calls: 8,
             sent_stacks: limits::MAX_SENT_STACKS,
+            conditions: true,
+            calls: true,
             use_tables: true,
             verifier_log: load::DEFAULT_VERIFIER_LOG,
         }
@@ -127,6 +133,8 @@ struct TracepointEntry {
 /// Loaded programs and maps. Dropping it detaches and unloads everything.
 pub struct Kernel {
     ebpf: Ebpf,
+    /// The loaded program.
+    program: &'static str,
     multi: bool,
     /// The kernel's own filter by process works for links with many places.
     multi_process_scope: bool,
@@ -173,8 +181,8 @@ impl Kernel {
         let mut ebpf = load::object(options)?;
         let multi = !options.force_single_links && features::uprobe_multi().is_yes();
         let multi_process_scope = multi && features::uprobe_multi_process_scope().is_yes();
-        let name = if multi { load::MULTI } else { load::SINGLE };
-        attach::program(&mut ebpf, name)?.load().map_err(|error| load::refused("the program", error))?;
+        let program = load::program_name(multi, options);
+        attach::program(&mut ebpf, program)?.load().map_err(|error| load::refused("the program", error))?;
         let mut kernel = Self {
             sites: array(&mut ebpf, "SITES")?,
             tracepoints: array(&mut ebpf, "TRACEPOINTS")?,
@@ -197,6 +205,7 @@ impl Kernel {
                 .try_into()
                 .map_err(|error| bad_map("PROCESSES", &error))?,
             ebpf,
+            program,
             multi,
             multi_process_scope,
             registry: Registry::new(options.max_tracepoints),
@@ -223,8 +232,7 @@ impl Kernel {
     /// Instructions that the verifier went through to accept the program (its bound is a million); `None`: the kernel
     /// does not say.
     pub fn verified_instructions(&mut self) -> Option<u32> {
-        let name = if self.multi { load::MULTI } else { load::SINGLE };
-        attach::program(&mut self.ebpf, name).ok()?.info().ok()?.verified_instruction_count()
+        attach::program(&mut self.ebpf, self.program).ok()?.info().ok()?.verified_instruction_count()
     }
 
     /// The types that every kernel side knows (abi/program.rs).
@@ -551,8 +559,7 @@ impl Kernel {
     ) -> Result<AttachmentId, ProbeError> {
         // Where the kernel's own filter would miss threads, every process traps and the kernel side filters.
         let scope = if self.multi && !self.multi_process_scope { Scope::AllProcesses } else { scope };
-        let program = if self.multi { load::MULTI } else { load::SINGLE };
-        let attachment = attach::attach(&mut self.ebpf, program, file, points, scope)?;
+        let attachment = attach::attach(&mut self.ebpf, self.program, file, points, scope)?;
         let id = AttachmentId(self.next_attachment);
         self.next_attachment += 1;
         self.attachments.insert(id, attachment);

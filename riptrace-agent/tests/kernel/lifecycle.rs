@@ -192,6 +192,27 @@ fn wait_until(condition: impl Fn() -> bool) {
 }
 
 #[test]
+fn what_a_command_does_not_need_is_left_out_of_its_program() {
+    let mut target = Target::start(Build::Static);
+    let mut verified = Vec::new();
+    for (conditions, calls) in [(false, false), (true, false), (false, true), (true, true)] {
+        for force_single_links in [false, true] {
+            let options = KernelOptions { conditions, calls, force_single_links, ..KernelOptions::default() };
+            let Some(mut session) = Session::with(&options, &target, &tracepoint(), &[target.pid()]) else {
+                return;
+            };
+            session.arm(&target, &[site(&target, "main.Ints", vec![])], Scope::Process(target.pid()));
+            target.call("Ints", 3, 1);
+            assert_eq!(session.counters().emitted, 3, "{options:?}");
+            verified.extend(session.kernel.verified_instructions());
+        }
+    }
+    if let (Some(least), Some(most)) = (verified.first(), verified.last()) {
+        assert!(least * 2 < *most, "{verified:?}");
+    }
+}
+
+#[test]
 fn a_trap_s_cost_can_be_measured() {
     let Some(mut kernel) = kernel(&KernelOptions::default()) else { return };
     let cost = kernel.measure_trap_cost().expect("measured");
