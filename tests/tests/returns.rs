@@ -257,22 +257,6 @@ fn the_limit_counts_both_ends() {
     assert_eq!(finished.of_kind("hit").count(), 7);
 }
 
-#[test]
-fn an_inlined_function_says_where_its_returns_are_not_traced() {
-    if !requirements::bpf("returns of an inlined function") {
-        return;
-    }
-    let executable = go::build(&Version::local().unwrap(), Mode::Optimised).unwrap();
-    let fixture = Fixture::start(&executable, &["returns"]).unwrap();
-    let location = ["fixtures/returns.Inlined".to_owned()];
-    let mut probe = Running::probe(fixture.pid(), &location, &["--return"]).unwrap();
-    probe.wait_attached(1, TIMEOUT).unwrap();
-    let finished = probe.interrupt(TIMEOUT).unwrap();
-    let attached = finished.of_kind("attached").next().unwrap();
-    let warnings = attached["warnings"].as_array().unwrap();
-    assert!(warnings.iter().any(|warning| warning.as_str().unwrap().contains("inlined at")), "{attached}");
-}
-
 macro_rules! versions {
     ($($name:ident: $version:expr, $mode:ident;)*) => {
         $(
