@@ -8,7 +8,10 @@ use super::{
     DebugInfo,
     unit::{Unit, View, entries_at, go, reference},
 };
-use crate::golang::types::{FieldLayout, GoType, Kind, MapLayout, Shape, TypeId, TypeSource};
+use crate::golang::{
+    abi_type::{KIND_MASK, kind_of_number},
+    types::{FieldLayout, GoType, Kind, MapLayout, Shape, TypeId, TypeSource},
+};
 
 /// How many typedefs may stand in front of a type.
 const MAX_CHAIN: usize = 16;
@@ -439,36 +442,7 @@ fn array_count(unit: &Unit<'_>, die: u64) -> Option<u64> {
 /// `reflect.Kind` by its number (internal/abi/type.go).
 fn kind_of(entry: &Entry) -> Kind {
     // Older versions keep flags in the upper bits.
-    let by_number = entry.go_kind.map(|kind| match kind & 0x1f {
-        1 => Kind::Bool,
-        2 => Kind::Int,
-        3 => Kind::Int8,
-        4 => Kind::Int16,
-        5 => Kind::Int32,
-        6 => Kind::Int64,
-        7 => Kind::Uint,
-        8 => Kind::Uint8,
-        9 => Kind::Uint16,
-        10 => Kind::Uint32,
-        11 => Kind::Uint64,
-        12 => Kind::Uintptr,
-        13 => Kind::Float32,
-        14 => Kind::Float64,
-        15 => Kind::Complex64,
-        16 => Kind::Complex128,
-        17 => Kind::Array,
-        18 => Kind::Chan,
-        19 => Kind::Func,
-        20 => Kind::Interface,
-        21 => Kind::Map,
-        22 => Kind::Pointer,
-        23 => Kind::Slice,
-        24 => Kind::String,
-        25 => Kind::Struct,
-        26 => Kind::UnsafePointer,
-        _ => Kind::Invalid,
-    });
-    if let Some(kind) = by_number.filter(|kind| *kind != Kind::Invalid) {
+    if let Some(kind) = entry.go_kind.and_then(|kind| kind_of_number(kind & KIND_MASK)) {
         return kind;
     }
     match (entry.tag, entry.is_go) {

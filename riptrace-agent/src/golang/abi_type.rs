@@ -21,7 +21,7 @@ const FLAG_UNCOMMON: u8 = 1 << 0;
 const FLAG_EXTRA_STAR: u8 = 1 << 1;
 const FLAG_NAMED: u8 = 1 << 2;
 /// The rest of `Kind_` were flags up to Go 1.25.
-const KIND_MASK: u8 = (1 << 5) - 1;
+pub(crate) const KIND_MASK: u8 = (1 << 5) - 1;
 /// `StructField`: name, type, offset.
 const FIELD_BYTES: u64 = 24;
 /// In front of a name: it is of an embedded field.
@@ -145,7 +145,7 @@ impl<'a> AbiTypes<'a> {
         let (size, rest) = bytes.split_first_chunk::<8>()?;
         let at = |offset: u64| rest.get(usize::try_from(offset.checked_sub(8)?).ok()?).copied();
         let size = u64::from_le_bytes(*size);
-        let kind = kind_of(at(KIND)? & KIND_MASK)?;
+        let kind = kind_of_number(at(KIND)? & KIND_MASK)?;
         let name_at = usize::try_from(NAME - 8).ok()?;
         let name = i32::from_le_bytes(*rest.get(name_at..)?.first_chunk()?);
         let fits = match fixed_bytes(kind) {
@@ -271,7 +271,8 @@ struct Header {
     name: i32,
 }
 
-fn kind_of(number: u8) -> Option<Kind> {
+/// `reflect.Kind` by its number (internal/abi/type.go); `None` for none that a value can have.
+pub(crate) fn kind_of_number(number: u8) -> Option<Kind> {
     Some(match number {
         1 => Kind::Bool,
         2 => Kind::Int,
