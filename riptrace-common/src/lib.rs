@@ -9,4 +9,6 @@
 pub mod abi;
 pub mod condition;
 #[cfg(feature = "user")]
+pub mod id;
+#[cfg(feature = "user")]
 pub mod wire;

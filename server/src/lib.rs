@@ -1,5 +1,6 @@
-//! RipTrace's central server: it will collect, order, store and show the hits of a fleet.
-//!
-//! It holds nothing of its own yet; what it will speak is [`wire`].
+//! RipTrace's central server: it tells agents what to trace, collects their hits, puts them into one strict order,
+//! keeps and shows them.
+
+pub mod fleet;
 
 pub use riptrace_common::wire;

@@ -167,6 +167,15 @@ fn frame_of_hit(header: &Header, context: &DecodeContext<'_>) -> Hit {
         stack: None,
         stack_truncated: false,
         stack_unavailable: false,
+        started_at: None,
+        uncertainty_ns: None,
+        clock_epoch: None,
+        trace_id: None,
+        span_id: None,
+        edge: None,
+        order: None,
+        certificate: None,
+        late: false,
     }
 }
 

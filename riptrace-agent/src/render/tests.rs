@@ -112,6 +112,15 @@ fn hit() -> Hit {
         stack: Some(vec![frame("main.(*Server).Place", 42, true), frame("main.main", 9, false)]),
         stack_truncated: true,
         stack_unavailable: false,
+        started_at: None,
+        uncertainty_ns: None,
+        clock_epoch: None,
+        trace_id: None,
+        span_id: None,
+        edge: None,
+        order: None,
+        certificate: None,
+        late: false,
     }
 }
 

@@ -216,6 +216,37 @@ impl Tracer {
         self.images.get(id.0).map(|known| &known.image)
     }
 
+    /// Takes a binary while tracepoints are armed.
+    ///
+    /// # Errors
+    ///
+    /// The kernel side has no room for it.
+    pub fn add_image(&mut self, image: Image) -> Result<ImageId, ProbeError> {
+        let index = self.kernel.add_image(&image.abi())?;
+        self.images.push(KnownImage { image, index });
+        Ok(ImageId(self.images.len() - 1))
+    }
+
+    /// Plans a location while tracepoints are armed: as [`Planner::plan`].
+    ///
+    /// # Errors
+    ///
+    /// The location can't be bound, or an expression names nothing.
+    pub fn plan(&mut self, image: ImageId, wanted: &Wanted) -> Result<PlannedLocation, PlanFailure> {
+        let Self { registry, images, .. } = self;
+        let known = images.get(image.0).ok_or(PlanFailure::UnknownImage)?;
+        planning::plan(registry, &known.image, known.index, wanted)
+    }
+
+    /// Replaces the set of processes that give hits; it must not be empty.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused.
+    pub fn set_processes(&mut self, id: TracepointId, pids: &[u32]) -> Result<(), ProbeError> {
+        self.kernel.set_processes(id.0, pids)
+    }
+
     /// Arms a tracepoint.
     ///
     /// # Errors

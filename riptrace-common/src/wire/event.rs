@@ -112,10 +112,19 @@ pub struct Hit {
     /// The hit was on the thread's system stack.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub system_stack: bool,
-    /// RFC 3339 in UTC with nanoseconds: the host's own clock.
+    /// The `go` statement that started it, where Go keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Frame>,
+    /// RFC 3339 in UTC with nanoseconds: the coordinated time; outside a fleet the host's own clock.
     pub time: String,
     /// The same as nanoseconds since 1970.
     pub time_ns: u64,
+    /// How far the coordinated time may be off, either way; absent outside a fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncertainty_ns: Option<u64>,
+    /// Counts steps and restarts of clocks: coordinated times of one host's different epochs can't be compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_epoch: Option<u64>,
     /// The kernel's monotonic clock in nanoseconds.
     pub ktime_ns: u64,
     /// CPU.
@@ -134,6 +143,16 @@ pub struct Hit {
     pub entry_seq: Option<u64>,
     /// What the line saw.
     pub variables: Vec<Variable>,
+    /// The trace (W3C Trace Context, 32 hexadecimal digits) that the hit is part of, as far as its variables, or a message
+    /// that its goroutine is handling, say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<Arc<str>>,
+    /// The span (16 hexadecimal digits).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span_id: Option<Arc<str>>,
+    /// The hit is one of a built-in tracepoint: a message leaves or enters the process here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge: Option<Edge>,
     /// The text of `--message`, with the values of this hit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -147,6 +166,60 @@ pub struct Hit {
     /// stack has it again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stack_unavailable: bool,
+    /// Place in the session's order; the server adds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<u64>,
+    /// Why the hit stands behind the one before it in the order; the server adds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Certificate>,
+    /// It came when the order around it was final already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
+}
+
+/// A message that leaves or enters a process, named by its trace context.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct Edge {
+    /// Which way.
+    pub direction: Direction,
+    /// The `traceparent` that it carries: the same text on both sides.
+    pub traceparent: Arc<str>,
+    /// How it is carried: `http`, `grpc`, `nats`.
+    pub protocol: Arc<str>,
+}
+
+/// Which way a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// It leaves.
+    Send,
+    /// It enters.
+    Receive,
+    /// Its answer leaves.
+    ReplySend,
+    /// Its answer enters.
+    ReplyReceive,
+}
+
+/// Why one hit stands before another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Certificate {
+    /// The same goroutine reached them in this order.
+    SameGoroutine,
+    /// The first one's goroutine started the second one's after it.
+    GoroutineStart,
+    /// The clock of their host's kernel says so.
+    SameHost,
+    /// A message was sent after the first and received before the second.
+    Message,
+    /// The answer to a message was.
+    Reply,
+    /// Their times differ by more than both clocks' uncertainty.
+    Clock,
+    /// Nothing proves it; times that can't be told apart are in this order.
+    Ambiguous,
 }
 
 /// A place in the program.

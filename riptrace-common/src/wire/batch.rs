@@ -1,0 +1,117 @@
+//! What an agent publishes: batches of events, and heartbeats.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::event::Event;
+use crate::id::{AgentId, Owner};
+
+/// Bytes of a batch at the most. An event that is longer by itself is a batch by itself.
+pub const MAX_BATCH_BYTES: usize = 256 * 1024;
+
+/// What happened on a host ([`super::subject::Endpoint::Trace`]). Its `Nats-Msg-Id` is [`Batch::message_id`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Batch {
+    /// The host.
+    pub host: String,
+    /// This run of the agent.
+    pub agent: AgentId,
+    /// Which clock `complete_until_ktime_ns` and the hits' `ktime_ns` are of.
+    pub boot_id: String,
+    /// Counts the batches of this run from 1: a gap is a loss.
+    pub seq: u64,
+    /// The events; hits by the kernel's time.
+    pub events: Vec<Event>,
+}
+
+impl Batch {
+    /// What the broker recognises a repeated batch by.
+    #[must_use]
+    pub fn message_id(&self) -> String {
+        format!("{}:{}", self.agent, self.seq)
+    }
+}
+
+/// Liveness of an agent, once a second ([`super::subject::Endpoint::Heartbeat`]).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Heartbeat {
+    /// The host.
+    pub host: String,
+    /// This run of the agent.
+    pub agent: AgentId,
+    /// The agent's version.
+    #[serde(default)]
+    pub agent_version: String,
+    /// Which clock its times are of.
+    pub boot_id: String,
+    /// The kernel's monotonic clock when this was made.
+    pub ktime_ns: u64,
+    /// Everything that was recorded before this kernel time is in the stream (acknowledged), or counted as lost.
+    pub complete_until_ktime_ns: u64,
+    /// The last batch that the broker acknowledged.
+    #[serde(default)]
+    pub acknowledged_seq: u64,
+    /// What it holds, for each owner: [`super::control::generation`] of ids and revisions.
+    #[serde(default)]
+    pub generations: Vec<OwnerGeneration>,
+    /// Counts Go processes that started or ended: another number means another profile.
+    #[serde(default)]
+    pub profile_revision: u64,
+    /// Hits of all tracepoints of this run so far.
+    #[serde(default)]
+    pub hits: u64,
+    /// Of these, those in batches that were acknowledged.
+    #[serde(default)]
+    pub published: u64,
+    /// Of these, those that were lost between the kernel and the broker, and why.
+    #[serde(default)]
+    pub losses: Losses,
+    /// Hits that wait for the broker.
+    #[serde(default)]
+    pub queued: u64,
+    /// Processor time of this run, nanoseconds.
+    #[serde(default)]
+    pub cpu_ns: u64,
+    /// Resident memory, bytes.
+    #[serde(default)]
+    pub resident_bytes: u64,
+    /// A run that ended without a word: what it had counted and nobody got.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_run: Option<PreviousRun>,
+}
+
+/// What an owner's tracepoints on a host are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OwnerGeneration {
+    /// Whose.
+    pub owner: Owner,
+    /// Their number as a set.
+    pub generation: u64,
+}
+
+/// Hits that did not reach the stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Losses {
+    /// No room in the kernel's ring.
+    pub ring_full: u64,
+    /// No room in the queue while the broker was away or slow.
+    pub queue_full: u64,
+    /// The broker refused them (no space).
+    pub refused: u64,
+    /// Records that could not be decoded.
+    pub undecodable: u64,
+}
+
+/// What the pinned counters say of a run of the agent that was killed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PreviousRun {
+    /// The run.
+    pub agent: AgentId,
+    /// Hits that the kernel counted.
+    pub hits: u64,
+    /// Of these, those that were handed over as records.
+    pub emitted: u64,
+    /// Of these, those in batches that were acknowledged, as far as the run had noted it; `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<u64>,
+}
