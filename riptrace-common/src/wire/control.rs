@@ -5,7 +5,10 @@ use std::hash::{Hash, Hasher};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::event::{SiteInfo, Stats, VariableInfo};
+use super::{
+    event::{SiteInfo, Stats, VariableInfo},
+    profile::{GoProcess, ServiceRule},
+};
 use crate::id::{Owner, SessionId, TracepointId};
 
 /// Which processes are meant. What is given must hold, all of it; with nothing given, every Go process is meant.
@@ -43,12 +46,18 @@ pub struct Target {
 impl Target {
     /// Whether a process is meant.
     #[must_use]
-    pub fn matches(&self, process: &super::profile::GoProcess) -> bool {
+    pub fn matches(&self, process: &GoProcess) -> bool {
+        self.matches_as(process, &process.service)
+    }
+
+    /// The same, where something else than the process says which service it is of.
+    #[must_use]
+    pub fn matches_as(&self, process: &GoProcess, its_service: &str) -> bool {
         let is = |wanted: &Option<String>, has: &str| wanted.as_ref().is_none_or(|wanted| wanted == has);
         let has = |wanted: &Option<String>, has: &Option<String>| wanted.is_none() || (wanted == has);
         let Self { pid, service, name, exe, build_id, module, module_version, container, pod } = self;
         pid.is_none_or(|pid| pid == process.pid)
-            && is(service, &process.service)
+            && is(service, its_service)
             && is(name, &process.name)
             && is(exe, &process.exe)
             && has(build_id, &process.build_id)
@@ -143,6 +152,9 @@ pub struct TracepointSpec {
     /// Which processes.
     #[serde(default)]
     pub target: Target,
+    /// Rules by which `target.service` is decided before what a process says of itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub service_rules: Vec<ServiceRule>,
     /// Where: `file.go:LINE`, a function, a method, `*ADDRESS`.
     pub location: String,
     /// Where it was on the build for which it was made, so that it can follow an unchanged statement.
@@ -154,6 +166,14 @@ pub struct TracepointSpec {
     /// Seconds until it is removed by the agent itself; 0: an hour.
     #[serde(default)]
     pub ttl_seconds: u64,
+}
+
+impl TracepointSpec {
+    /// Whether a process is meant.
+    #[must_use]
+    pub fn matches(&self, process: &GoProcess) -> bool {
+        self.target.matches_as(process, ServiceRule::service_of(&self.service_rules, process))
+    }
 }
 
 fn client() -> Owner {
@@ -515,7 +535,6 @@ pub struct SourceReply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::profile::GoProcess;
 
     #[test]
     fn a_generation_is_of_the_set_and_not_of_its_order() {

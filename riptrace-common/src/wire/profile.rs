@@ -150,6 +150,59 @@ impl GoProcess {
     }
 }
 
+/// A rule of the server's settings that names the service of processes. In a pattern `*` stands for any text. Of several
+/// rules the first that fits counts; it comes before what a process says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceRule {
+    /// The service's name.
+    pub service: String,
+    /// A pattern for the executable's path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// A pattern for the main module's path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module: Option<String>,
+    /// A pattern for the process's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl ServiceRule {
+    /// Whether all its patterns fit; one without patterns fits nothing.
+    #[must_use]
+    pub fn fits(&self, process: &GoProcess) -> bool {
+        let Self { service: _, exe, module, name } = self;
+        let pairs = [
+            (exe, process.exe.as_str()),
+            (module, process.module.as_deref().unwrap_or_default()),
+            (name, process.name.as_str()),
+        ];
+        pairs.iter().any(|(pattern, _)| pattern.is_some())
+            && pairs.iter().all(|(pattern, text)| pattern.as_ref().is_none_or(|pattern| fits(pattern, text)))
+    }
+
+    /// The service of a process under these rules.
+    #[must_use]
+    pub fn service_of<'a>(rules: &'a [Self], process: &'a GoProcess) -> &'a str {
+        rules.iter().find(|rule| rule.fits(process)).map_or(&process.service, |rule| &rule.service)
+    }
+}
+
+/// Whether a pattern is the whole of a text, `*` standing for any text. Greedy matching of the pieces from the left finds
+/// a way if there is one, so there is no backtracking.
+fn fits(pattern: &str, text: &str) -> bool {
+    let mut pieces = pattern.split('*');
+    let first = pieces.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let Some(last) = pieces.next_back() else { return rest.is_empty() };
+    for piece in pieces {
+        let Some(at) = rest.find(piece) else { return false };
+        rest = &rest[at + piece.len()..];
+    }
+    rest.ends_with(last)
+}
+
 /// `v2` at the end of a module's path.
 fn is_major_version(part: &str) -> bool {
     part.strip_prefix('v')
@@ -174,5 +227,40 @@ mod tests {
         assert_eq!(process.own_service(), "orders-app");
         process.otel_service_name = Some("orders-otel".to_owned());
         assert_eq!(process.own_service(), "orders-otel");
+    }
+
+    #[test]
+    fn a_rule_names_the_service_of_what_fits_all_its_patterns() {
+        let rule = |exe: Option<&str>, module: Option<&str>| ServiceRule {
+            service: "orders".to_owned(),
+            exe: exe.map(str::to_owned),
+            module: module.map(str::to_owned),
+            name: None,
+        };
+        let process = GoProcess {
+            exe: "/srv/bin/shop-orders".to_owned(),
+            module: Some("example.com/shop".to_owned()),
+            service: "own".to_owned(),
+            ..GoProcess::default()
+        };
+        for (pattern, is) in [
+            ("/srv/bin/shop-orders", true),
+            ("/srv/*", true),
+            ("*orders", true),
+            ("/srv/*/shop-*", true),
+            ("*s*o*s*", true),
+            ("*", true),
+            ("", false),
+            ("/srv", false),
+            ("*bin", false),
+            ("/srv/bin/shop-orders*orders", false),
+        ] {
+            assert_eq!(rule(Some(pattern), None).fits(&process), is, "{pattern}");
+        }
+        assert!(!rule(None, None).fits(&process));
+        assert!(!rule(Some("*"), Some("other*")).fits(&process));
+        let rules = [rule(Some("/opt/*"), None), rule(None, Some("example.com/*"))];
+        assert_eq!(ServiceRule::service_of(&rules, &process), "orders");
+        assert_eq!(ServiceRule::service_of(&rules[..1], &process), "own");
     }
 }
