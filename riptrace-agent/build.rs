@@ -1,8 +1,9 @@
-//! Builds the kernel side (`riptrace-ebpf`) and puts the object where `probe::object` includes it from.
+//! Builds the kernel side (`riptrace-ebpf`) and puts its two objects where `probe` includes them from: that of the
+//! tracepoints, and that which watches processes.
 //!
 //! The BPF target has no prebuilt `core`, so it is built from `rust-src` with `-Z build-std` on the pinned stable
 //! compiler; `RUSTC_BOOTSTRAP=1` is set for that one build only. `RIPTRACE_EBPF_OBJECT` names an object that was built
-//! before, for build machines that have no bpf-linker. `RIPTRACE_SKIP_EBPF=1` leaves it out, for builds that load nothing
+//! before, for build machines that have no bpf-linker; the other one lies beside it, its name ending in `-watch`. `RIPTRACE_SKIP_EBPF=1` leaves it out, for builds that load nothing
 //! into a kernel (the fuzz targets): such a `riptrace` says so when it is to load it.
 
 use std::{
@@ -16,12 +17,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 const TARGET: &str = "bpfel-unknown-none";
+/// What is behind the name of the built binary, and the name under which `probe` includes it.
+const OBJECTS: [(&str, &str); 2] = [("", "riptrace-ebpf.o"), ("-watch", "riptrace-watch.o")];
 
 fn main() -> Result<()> {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     let agent = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").context("CARGO_MANIFEST_DIR is not set")?);
     let workspace = agent.parent().context("riptrace-agent lies in no workspace")?;
-    let object = out_dir.join("riptrace-ebpf.o");
+    let objects = OBJECTS.map(|(_, name)| out_dir.join(name));
 
     let target_arch = env::var("CARGO_CFG_TARGET_ARCH").context("CARGO_CFG_TARGET_ARCH is not set")?;
     if target_arch != "x86_64" {
@@ -43,21 +46,43 @@ fn main() -> Result<()> {
 
     if let Some(built) = env::var_os("RIPTRACE_EBPF_OBJECT") {
         let built = PathBuf::from(built);
-        println!("cargo::rerun-if-changed={}", built.display());
-        fs::copy(&built, &object).with_context(|| format!("copying {}", built.display()))?;
-        return Ok(());
+        for (suffix, _) in OBJECTS {
+            println!("cargo::rerun-if-changed={}", with_suffix(&built, suffix).display());
+        }
+        return copy(&built, &objects);
     }
 
     if env::var_os("RIPTRACE_SKIP_EBPF").is_some_and(|value| value == "1") {
-        fs::write(&object, []).with_context(|| format!("writing {}", object.display()))?;
+        for object in &objects {
+            fs::write(object, []).with_context(|| format!("writing {}", object.display()))?;
+        }
         return Ok(());
     }
 
     let linker = find_linker(workspace, &out_dir)?;
     println!("cargo::rerun-if-changed={}", linker.display());
     let built = build(workspace, &out_dir.join("ebpf"), &linker, &target_arch)?;
-    fs::copy(&built, &object).with_context(|| format!("copying {}", built.display()))?;
+    copy(&built, &objects)
+}
+
+/// Copies the built objects, the first of which is `built`.
+fn copy(built: &Path, objects: &[PathBuf; 2]) -> Result<()> {
+    for ((suffix, _), object) in OBJECTS.iter().zip(objects) {
+        let built = with_suffix(built, suffix);
+        fs::copy(&built, object).with_context(|| format!("copying {}", built.display()))?;
+    }
     Ok(())
+}
+
+/// `dir/name.o` → `dir/name-watch.o`.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(suffix);
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
 }
 
 /// Builds the object with `bpf-linker` at `linker`, into its own target directory (the outer cargo holds the lock of

@@ -100,7 +100,7 @@ impl Features {
     }
 }
 
-const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+pub(super) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 pub(super) fn uprobe_multi() -> Feature {
     Feature::from(aya::sys::is_uprobe_multi_supported(UProbeMultiFeature::LinkCreation))

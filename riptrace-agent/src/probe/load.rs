@@ -93,7 +93,7 @@ fn check_options(options: &KernelOptions) -> Result<(), ProbeError> {
 const MAX_SCRATCH_PER_CPU: u32 = 8;
 
 /// The object carries the version it was compiled with in its read-only data.
-fn check_abi_version(bytes: &[u8]) -> Result<(), ProbeError> {
+pub(super) fn check_abi_version(bytes: &[u8]) -> Result<(), ProbeError> {
     let bad = |reason: String| ProbeError::BadObject { reason };
     if bytes.is_empty() {
         return Err(ProbeError::NoObject);
@@ -119,7 +119,7 @@ fn check_abi_version(bytes: &[u8]) -> Result<(), ProbeError> {
 
 /// Before Linux 5.11 maps counted against RLIMIT_MEMLOCK; some distributions' 6.1 still do in a container. Failure
 /// shows up as a map that can't be created, with its own message.
-fn raise_memlock_limit() {
+pub(super) fn raise_memlock_limit() {
     let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: `limit` is a valid `rlimit` that the kernel only reads.
     if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) } != 0 {

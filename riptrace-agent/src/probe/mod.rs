@@ -42,6 +42,7 @@ mod features;
 mod load;
 mod map;
 mod registry;
+pub mod watch;
 
 pub use attach::Scope;
 pub use calibrate::TrapCost;

@@ -14,3 +14,4 @@ mod session;
 mod stacks;
 mod target;
 mod tiers;
+mod watch;

@@ -4,6 +4,7 @@
 //! * [`condition`]: what a hit must fulfil before it is captured.
 //! * [`record`]: what the kernel side writes into the ring buffer, for the agent to read.
 //! * [`stack`]: how call stacks are sent once.
+//! * [`watch`]: which processes began and ended.
 //! * [`limits`]: every bound that both must agree on.
 //!
 //! All types are `repr(C)`, fixed-size integers, free of padding, and their sizes are asserted at compile time. The
@@ -14,6 +15,7 @@ pub mod limits;
 pub mod program;
 pub mod record;
 pub mod stack;
+pub mod watch;
 
 /// Version of everything in this module. Any change to a layout or to the meaning of a field increases it.
 pub const ABI_VERSION: u32 = 2;
