@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 )
 
 // maxBodyBytes bounds what is read of a request or a response.
@@ -31,11 +33,12 @@ type Client struct {
 	http *http.Client
 }
 
-// NewClient returns a client of the service at base, for example http://127.0.0.1:8080.
+// NewClient returns a client of the service at base, for example http://127.0.0.1:8080. It passes the trace on that a
+// call's context is part of.
 func NewClient(base string) *Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = 64
-	return &Client{base: base, http: &http.Client{Transport: transport, Timeout: 5 * time.Second}}
+	return &Client{base: base, http: &http.Client{Transport: otelhttp.NewTransport(transport), Timeout: 5 * time.Second}}
 }
 
 // Call sends request as JSON and decodes the answer into response, which may be nil. A refusal is an *Error.

@@ -12,6 +12,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 )
 
 // drainTimeout bounds how long requests in flight may take after SIGTERM.
@@ -23,7 +25,7 @@ func Logger(name string) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, nil)).With("service", name)
 }
 
-// Run serves handler on addr until SIGTERM or SIGINT, then lets requests in flight finish. Once it accepts
+// Run serves handler, with telemetry, on addr until SIGTERM or SIGINT, then lets requests in flight finish. Once it accepts
 // connections it prints "NAME listening on http://HOST:PORT" on standard output: with port 0 the system chose one.
 func Run(name, addr string, logger *slog.Logger, handler http.Handler) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -33,8 +35,9 @@ func Run(name, addr string, logger *slog.Logger, handler http.Handler) error {
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", addr, err)
 	}
+	endTelemetry := Telemetry(name)
 	server := &http.Server{
-		Handler:           logRequests(logger, handler),
+		Handler:           otelhttp.NewHandler(logRequests(logger, handler), name),
 		ReadHeaderTimeout: 5 * time.Second,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
@@ -55,7 +58,7 @@ func Run(name, addr string, logger *slog.Logger, handler http.Handler) error {
 		return fmt.Errorf("drain: %w", err)
 	}
 	logger.Info("stopped")
-	return nil
+	return endTelemetry(drain)
 }
 
 // statusRecorder remembers what a handler answered.
