@@ -56,7 +56,7 @@ func (w *Warehouse) Reserve(reservation Reservation) (map[string]int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 
-	wanted := make(map[string]int, len(reservation.Items))
+	wanted := make(map[string]int, len(reservation.Items)) // tracepoint: reservation is live here
 	for _, item := range reservation.Items {
 		wanted[item.SKU] += item.Quantity
 	}

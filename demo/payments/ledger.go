@@ -76,7 +76,7 @@ func NewLedger(limitCents int64) *Ledger {
 // Settle charges the card and books the amount.
 func (l *Ledger) Settle(charge *Charge) (Receipt, error) {
 	switch {
-	case charge.AmountCents <= 0:
+	case charge.AmountCents <= 0: // tracepoint: charge is live here
 		return Receipt{}, fmt.Errorf("charge for order %d: %w", charge.Order, errNoAmount)
 	case len(charge.Card) != 16:
 		return Receipt{}, fmt.Errorf("charge for order %d: %w", charge.Order, errBadCard)

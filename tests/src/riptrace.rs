@@ -26,30 +26,33 @@ use crate::go::target_dir;
 #[must_use]
 pub fn binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY
-        .get_or_init(|| {
-            if let Some(path) = std::env::var_os("RIPTRACE_BIN") {
-                return path.into();
-            }
-            let target = target_dir().unwrap_or_else(|error| panic!("{error:#}"));
-            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            let status = Command::new(cargo)
-                .args([
-                    "build",
-                    "--quiet",
-                    "--package",
-                    "riptrace-agent",
-                    "--bin",
-                    "riptrace",
-                    "--target-dir",
-                ])
-                .arg(&target)
-                .current_dir(env!("CARGO_MANIFEST_DIR"))
-                .status();
-            assert!(status.is_ok_and(|status| status.success()), "riptrace can't be built");
-            target.join("debug/riptrace")
-        })
-        .clone()
+    BINARY.get_or_init(|| built("RIPTRACE_BIN", "riptrace-agent", "riptrace")).clone()
+}
+
+/// Path of the server: `RIPTRACE_SERVER_BIN`, or what cargo builds beside the tests.
+///
+/// # Panics
+///
+/// When it can't be built.
+#[must_use]
+pub fn server_binary() -> PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| built("RIPTRACE_SERVER_BIN", "riptrace-server", "riptrace-server")).clone()
+}
+
+fn built(variable: &str, package: &str, program: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
+        return path.into();
+    }
+    let target = target_dir().unwrap_or_else(|error| panic!("{error:#}"));
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--package", package, "--bin", program, "--target-dir"])
+        .arg(&target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "{program} can't be built");
+    target.join("debug").join(program)
 }
 
 /// `riptrace` with these arguments, run to its end (killed after `timeout`).
