@@ -1,6 +1,10 @@
 //! RipTrace's central server: it tells agents what to trace, collects their hits, puts them into one strict order,
 //! keeps and shows them.
 
+pub mod broker;
 pub mod fleet;
+pub mod ident;
+pub mod nats;
+pub mod settings;
 
 pub use riptrace_common::wire;
