@@ -4,7 +4,7 @@
 //! publish; the next server in the same data folder finds it by its pid file and takes it over.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -66,7 +66,9 @@ pub enum BrokerError {
         log: PathBuf,
     },
     /// The port is taken.
-    #[error("port {port} of 127.0.0.1, which the private broker should listen on, is taken; give another --nats-port")]
+    #[error(
+        "port {port} of 127.0.0.1, which the private broker should listen on, is taken; give another --nats-port"
+    )]
     Port {
         /// Which.
         port: u16,
@@ -90,7 +92,7 @@ impl Private {
     pub async fn start(data: &Path, port: Option<u16>) -> Result<Self, BrokerError> {
         let program = find(
             std::env::var_os(PROGRAM_VARIABLE),
-            std::env::var_os("PATH"),
+            std::env::var_os("PATH").as_deref(),
             std::env::current_exe().ok().as_deref(),
         )
         .ok_or(BrokerError::NotFound)?;
@@ -133,15 +135,16 @@ impl Private {
 }
 
 /// Where the program is.
-fn find(variable: Option<OsString>, path: Option<OsString>, this: Option<&Path>) -> Option<PathBuf> {
+fn find(variable: Option<OsString>, path: Option<&OsStr>, this: Option<&Path>) -> Option<PathBuf> {
     if let Some(given) = variable.filter(|given| !given.is_empty()) {
         return Some(PathBuf::from(given)).filter(|program| program.is_file());
     }
-    let on_path = path.iter().flat_map(std::env::split_paths).map(|folder| folder.join("nats-server"));
+    let on_path = path.into_iter().flat_map(std::env::split_paths).map(|folder| folder.join("nats-server"));
     // `target/debug/riptrace-server` finds `target/tools/bin`, an installed one what stands beside it.
-    let beside = this.into_iter().flat_map(|this| this.ancestors().skip(1).take(3)).flat_map(|folder| {
-        [folder.join("nats-server"), folder.join("tools/bin/nats-server")]
-    });
+    let beside = this
+        .into_iter()
+        .flat_map(|this| this.ancestors().skip(1).take(3))
+        .flat_map(|folder| [folder.join("nats-server"), folder.join("tools/bin/nats-server")]);
     on_path.chain(beside).find(|program| program.is_file())
 }
 
@@ -244,7 +247,10 @@ impl Files {
                 return Ok(child);
             }
             if begin.elapsed() > PATIENCE {
-                return Err(failed(format!("it did not listen on port {port} within {} s", PATIENCE.as_secs())));
+                return Err(failed(format!(
+                    "it did not listen on port {port} within {} s",
+                    PATIENCE.as_secs()
+                )));
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -373,9 +379,9 @@ mod tests {
         };
         let (told, on_path) = (make("told"), make("bin/nats-server"));
         let (beside, this) = (make("target/tools/bin/nats-server"), make("target/debug/riptrace-server"));
-        let path = Some(on_path.parent().unwrap().as_os_str().to_owned());
+        let path = on_path.parent().map(Path::as_os_str);
         let told_text = Some(told.clone().into_os_string());
-        assert_eq!(find(told_text, path.clone(), Some(&this)), Some(told));
+        assert_eq!(find(told_text, path, Some(&this)), Some(told));
         assert_eq!(find(None, path, Some(&this)), Some(on_path));
         assert_eq!(find(None, None, Some(&this)), Some(beside));
         assert_eq!(find(None, None, None), None);

@@ -4,7 +4,10 @@
 pub mod broker;
 pub mod fleet;
 pub mod ident;
+pub mod lease;
 pub mod nats;
+pub mod reconcile;
+pub mod session;
 pub mod settings;
 
 pub use riptrace_common::wire;

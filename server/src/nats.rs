@@ -28,7 +28,7 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 const MIN_STREAM_BYTES: u64 = 16 << 20;
 
 /// JetStream's code for "no storage left for such a stream".
-const INSUFFICIENT_STORAGE: u16 = 10047;
+const INSUFFICIENT_STORAGE: u64 = 10047;
 
 /// What the parts of the server share of the broker.
 #[derive(Clone, Debug)]
@@ -69,7 +69,8 @@ pub async fn connect(url: &str, access: &Access, name: &str) -> anyhow::Result<C
         });
     if let Some(path) = &access.credentials {
         let read = options.credentials_file(path).await;
-        options = read.with_context(|| format!("the broker's credentials file {} can't be read", path.display()))?;
+        options =
+            read.with_context(|| format!("the broker's credentials file {} can't be read", path.display()))?;
     }
     if let Some(path) = &access.nkey {
         let read = tokio::fs::read_to_string(path).await;
@@ -153,7 +154,7 @@ async fn prepare_stream(
         let no_room = matches!(
             error.kind(),
             jetstream::context::CreateStreamErrorKind::JetStream(cause)
-                if u64::from(cause.error_code().0) == u64::from(INSUFFICIENT_STORAGE)
+                if cause.error_code().0 == INSUFFICIENT_STORAGE
         );
         // JetStream sets the bytes aside; a smaller stream is better than none.
         if !no_room {

@@ -207,8 +207,9 @@ impl Settings {
     pub fn new(arguments: Arguments) -> Result<Self, SettingsError> {
         let file = match &arguments.config {
             None => Given::default(),
-            Some(path) => read_file(path)
-                .map_err(|reason| SettingsError::File { path: path.clone(), reason })?,
+            Some(path) => {
+                read_file(path).map_err(|reason| SettingsError::File { path: path.clone(), reason })?
+            }
         };
         Self::check(arguments.given.or(file), default_data)
     }
@@ -246,7 +247,8 @@ impl Settings {
             }
         };
         for rule in &given.service {
-            if rule.service.is_empty() || (rule.exe.is_none() && rule.module.is_none() && rule.name.is_none()) {
+            if rule.service.is_empty() || (rule.exe.is_none() && rule.module.is_none() && rule.name.is_none())
+            {
                 let text = format!(
                     "the rule for service {:?} fits nothing: give it a service and one of exe, module, name",
                     rule.service
@@ -460,7 +462,9 @@ mod tests {
         assert_eq!(settings.subjects.prefix(), "acme.v1");
         assert_eq!(settings.stream, Retention { bytes: 10 << 30, age: Duration::from_secs(60) });
         assert_eq!(settings.service_rules.len(), 1);
-        assert!(toml::from_str::<Given>("colour = 1").is_err_and(|error| error.to_string().contains("colour")));
+        assert!(
+            toml::from_str::<Given>("colour = 1").is_err_and(|error| error.to_string().contains("colour"))
+        );
     }
 
     #[test]

@@ -207,6 +207,9 @@ pub struct HostTracepoint {
     pub host: String,
     /// The agent's run.
     pub agent: AgentId,
+    /// The tracepoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracepoint: Option<TracepointId>,
     /// What it says; absent: it did not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<TracepointState>,

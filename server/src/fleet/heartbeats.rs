@@ -1,0 +1,103 @@
+//! Takes heartbeats, and asks for the profiles of hosts that are new or changed.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use riptrace_common::wire::{
+    batch::Heartbeat,
+    message,
+    profile::{Profile, ProfileRequest},
+    subject::{Endpoint, Parsed},
+};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::Fleet;
+
+/// Profiles that are asked for at once.
+const PROFILES_AT_ONCE: usize = 16;
+
+/// Pause before heartbeats are subscribed to again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Takes heartbeats, for ever. Those whose counters of losses matter to the index are handed on.
+pub async fn listen(fleet: Arc<Fleet>, heard: mpsc::Sender<Heartbeat>) {
+    let profiles = Arc::new(Semaphore::new(PROFILES_AT_ONCE));
+    loop {
+        if let Err(error) = listen_once(&fleet, &heard, &profiles).await {
+            tracing::warn!(%error, "heartbeats can't be heard; trying again");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn listen_once(
+    fleet: &Arc<Fleet>,
+    heard: &mpsc::Sender<Heartbeat>,
+    profiles: &Arc<Semaphore>,
+) -> anyhow::Result<()> {
+    let nats = fleet.nats()?;
+    let mut heartbeats = nats.client.subscribe(nats.subjects.of_all(Endpoint::Heartbeat)).await?;
+    while let Some(message) = heartbeats.next().await {
+        let Some(Parsed::Agent { host, .. }) = nats.subjects.parse(&message.subject) else { continue };
+        let heartbeat = match message::read::<Heartbeat>(&message.payload) {
+            Ok(heartbeat) if heartbeat.host == host => heartbeat,
+            Ok(heartbeat) => {
+                fleet.malformed(&format!(
+                    "a heartbeat of {:?} came under the name of {host:?}",
+                    heartbeat.host
+                ));
+                continue;
+            }
+            Err(error) => {
+                fleet.malformed(&format!("a heartbeat of {host:?}: {error}"));
+                continue;
+            }
+        };
+        // The index needs the last one only; when it is behind, the next one will do.
+        drop(heard.try_send(heartbeat.clone()));
+        let revision = heartbeat.profile_revision;
+        let now = fleet.now();
+        let wants_profile = {
+            let mut state = fleet.state();
+            if let Err(problem) = state.hosts.heartbeat(heartbeat, now) {
+                drop(state);
+                fleet.malformed(&problem);
+                continue;
+            }
+            state.hosts.wants_profile(&host, now)
+        };
+        if wants_profile {
+            let (fleet, profiles) = (Arc::clone(fleet), Arc::clone(profiles));
+            tokio::spawn(async move {
+                let Ok(_permit) = profiles.acquire().await else { return };
+                let asked =
+                    fleet.request::<_, Profile>(&host, Endpoint::ProfileGet, &ProfileRequest {}).await;
+                let result = asked.map_err(|error| format!("its profile is not known: {error}"));
+                fleet.state().hosts.profile(&host, revision, result);
+                fleet.wake.notify_one();
+            });
+        }
+    }
+    anyhow::bail!("the subscription ended")
+}
+
+impl Fleet {
+    /// Counts and reports a message that could not be used.
+    pub fn malformed(&self, what: &str) {
+        let count = {
+            let mut state = self.state();
+            state.malformed += 1;
+            state.malformed
+        };
+        // Each power of two: a sender of nonsense must not fill the log.
+        if count.is_power_of_two() {
+            tracing::warn!(count, what, "a message is not taken");
+        }
+    }
+
+    /// Messages that could not be used so far.
+    #[must_use]
+    pub fn malformed_count(&self) -> u64 {
+        self.state().malformed
+    }
+}
