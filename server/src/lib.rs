@@ -2,10 +2,12 @@
 //! keeps and shows them.
 
 pub mod broker;
+pub mod clock;
 pub mod fleet;
 pub mod ident;
 pub mod lease;
 pub mod nats;
+pub mod order;
 pub mod reconcile;
 pub mod session;
 pub mod settings;
