@@ -1,7 +1,7 @@
 //! RipTrace's library: from a source line of a running Go program to typed values.
 //!
 //! Data flows one way: [`binary`] → [`dwarf`] → [`golang`] → [`plan`] → [`probe`] ⇒ kernel ⇒ [`ring`] → [`decode`] →
-//! [`render`]. `dwarf`, `golang`, `plan`, `decode` and `render` are pure: bytes in, data out, no I/O.
+//! [`render`]. `dwarf`, `golang`, `redact`, `plan`, `decode` and `render` are pure: bytes in, data out, no I/O.
 //! See `docs/architecture.md`.
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -20,6 +20,7 @@ pub mod golang;
 pub mod log;
 pub mod plan;
 pub mod probe;
+pub mod redact;
 pub mod render;
 pub mod ring;
 pub mod trace;

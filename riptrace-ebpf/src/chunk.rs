@@ -2,14 +2,14 @@
 
 use riptrace_common::abi::{
     limits,
-    program::{TYPE_ITAB, TYPE_TORN_CHECK},
+    program::{TYPE_HAS_HOLES, TYPE_ITAB, TYPE_TORN_CHECK},
     record::{CHUNK_CUT_BYTES, CHUNK_FAULT, CHUNK_TORN, Chunk, FLAG_BYTES_EXHAUSTED},
 };
 
 use crate::{
     fetch,
     maps::{QUEUE, Scratch, TYPES, VISITED, Visited},
-    raw, scratch,
+    raw, redact, scratch,
     walk::{Context, finish},
 };
 
@@ -126,10 +126,18 @@ pub(crate) unsafe fn append(scratch: *mut Scratch, ask: Ask) -> i64 {
         if bytes != 0 {
             // Padding is zero, not a remainder of another record.
             raw::store_word(scratch::at(scratch, data + (bytes & !7)), 0);
-            if !fetch::into_record(scratch, data, bytes, ask.address) {
-                flags |= CHUNK_FAULT;
-                bytes = 0;
+            let mut copied = bytes;
+            if of.flags & TYPE_HAS_HOLES != 0 {
+                copied = redact::copy_kept(scratch, of, data, bytes, ask.address).min(bytes);
+            } else if !fetch::into_record(scratch, data, bytes, ask.address) {
+                copied = 0;
             }
+            if copied == 0 {
+                flags |= CHUNK_FAULT;
+            } else if copied < bytes {
+                flags |= CHUNK_CUT_BYTES;
+            }
+            bytes = copied;
         }
         write_chunk(
             scratch::at(scratch, used).cast(),

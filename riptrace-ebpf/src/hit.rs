@@ -16,7 +16,7 @@ use crate::{
     emit::{self, Handed, Outcomes},
     gate, goroutine,
     maps::{IMAGES, REDUCED, SITES, Scratch, TRACEPOINTS},
-    raw, regs, root, scratch, stack, walk,
+    raw, redact, regs, root, scratch, stack, walk,
 };
 
 /// What the record says of the hit itself.
@@ -247,6 +247,7 @@ unsafe fn capture(
         let bias = root::clear_header(scratch, registers, site);
         root::begin(scratch, site, tracepoint, registers, bias);
         regs::copy(context, scratch::at(scratch, root::ROOT_DATA.into()));
+        redact::clear_registers(scratch, site.cleared_registers());
         if !root::windows(scratch) {
             return 0;
         }

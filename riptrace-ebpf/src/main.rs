@@ -30,6 +30,8 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod raw;
 #[cfg(target_arch = "bpf")]
+mod redact;
+#[cfg(target_arch = "bpf")]
 mod regs;
 #[cfg(target_arch = "bpf")]
 mod root;

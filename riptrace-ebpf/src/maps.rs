@@ -60,6 +60,10 @@ pub(crate) static CALL_STATES: Array<CallState> = Array::with_max_entries(limits
 /// Hashes of the call stacks that the ring had room for (`abi::stack`); 0: none. Sized by the agent: `SENT_STACK_SLOTS`.
 #[map]
 pub(crate) static SENT_STACKS: Array<u64> = Array::with_max_entries(1, 0);
+/// By `key_hash`; the value is the key's length.
+#[map]
+pub(crate) static ALLOWED_KEYS: HashMap<u64, u32> =
+    HashMap::with_max_entries(limits::MAX_ALLOWED_KEYS, NO_PREALLOC);
 #[map]
 pub(crate) static CONDITIONS: Array<Op> = Array::with_max_entries(MAX_CONDITION_OPS, 0);
 #[map]
@@ -113,11 +117,30 @@ pub(crate) struct Scratch {
     pub(crate) places: [u32; PLACES],
     /// The only slot of the types that its interface operations found, plus one; 0: none.
     pub(crate) held_slots: [u32; PLACES],
-    /// A copy of the target's `g`, or of what is compared with a chunk.
+    pub(crate) kept: Kept,
+    /// A copy of the target's `g`, of what is compared with a chunk, or of a map's key.
     pub(crate) object: [u8; OBJECT_BYTES],
     /// A piece of the target's stack while its frames are walked.
     pub(crate) stack: [u8; 2 * STACK_BYTES],
     pub(crate) record: [u8; 2 * limits::MAX_RECORD_BYTES as usize],
+}
+
+/// The copy of an object with holes: what it was asked for, and where it is.
+#[repr(C)]
+pub(crate) struct Kept {
+    pub(crate) address: u64,
+    /// Where in the record the copy begins.
+    pub(crate) data: u32,
+    pub(crate) bytes: u32,
+    pub(crate) element_bytes: u32,
+    /// The runs of an element, in `SLOTS`.
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+    /// The next read: bytes to the element, and which of its runs.
+    pub(crate) element: u32,
+    pub(crate) index: u32,
+    /// 1: a read failed.
+    pub(crate) faulted: u32,
 }
 
 /// What a condition works on.
@@ -225,6 +248,8 @@ pub(crate) struct Walk {
     pub(crate) table_plus_one: u32,
     pub(crate) table_ops: u32,
     pub(crate) first_walked_slot: u32,
+    /// `SITE_*` bits of the site.
+    pub(crate) site_flags: u32,
     /// Where the root chunk ends.
     pub(crate) root_end: u32,
     /// The chunk that is scanned: where its data begins, how long it is, and its type.

@@ -49,7 +49,13 @@ extern "C" fn riptrace_windows(scratch: *mut Scratch) -> i64 {
             let address = base.wrapping_add(window.offset.cast_unsigned());
             if window.base == WINDOW_IMAGE_ADDRESS || window.base == WINDOW_STACK_ADDRESS {
                 raw::store_word(scratch::at(scratch, to), address);
-            } else if !fetch::into_record(scratch, to, window.bytes.into(), address) {
+                continue;
+            }
+            if window.bytes & 7 != 0 {
+                // What lies behind a window that ends within a word is not read.
+                raw::store_word(scratch::at(scratch, to + u64::from(window.bytes & !7)), 0);
+            }
+            if !fetch::into_record(scratch, to, window.bytes.into(), address) {
                 (*walk).window_faults |= 1 << (if index < 31 { index } else { 31 });
             }
         }
@@ -106,6 +112,7 @@ pub(crate) unsafe fn begin(
         (*walk).table_plus_one = site.table_plus_one;
         (*walk).table_ops = site.table_ops.into();
         (*walk).first_walked_slot = site.first_walked_slot.into();
+        (*walk).site_flags = site.flags;
         (*walk).pending_type = 0;
         (*walk).image = site.image;
         (*walk).hit = (*walk).hit.wrapping_add(1);

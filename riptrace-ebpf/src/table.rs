@@ -8,7 +8,7 @@ use riptrace_common::abi::{
     program::{
         ACTION_FOLLOW, ACTION_INTERFACE, COUNT_ONE, COUNT_WORD, DYNAMIC_FOLLOW, DYNAMIC_ITAB,
         DYNAMIC_NOTHING, DYNAMIC_TYPE, DynamicKey, LIMIT_ITEMS, LIMIT_STRING, NO_SLOT, OP_HELD, OP_SCAN,
-        TABLE_OPS, TYPE_TORN_CHECK, TableOp,
+        TABLE_OPS, TYPE_HAS_HOLES, TYPE_TORN_CHECK, TableOp,
     },
     record::{CHUNK_FAULT, Chunk},
 };
@@ -21,6 +21,9 @@ use crate::{
     root::ROOT_DATA,
     scratch,
 };
+
+/// Objects of these types are the walk's: what is checked for change, and what is copied in parts.
+const WALKED: u32 = TYPE_TORN_CHECK | TYPE_HAS_HOLES;
 
 const _: () = assert!(PLACES > TABLE_OPS && PLACES.is_power_of_two());
 
@@ -242,7 +245,7 @@ unsafe fn held(scratch: *mut Scratch, op: &TableOp, from: u64) -> Option<Copied>
         }
         let target = (*dynamic).target;
         let of = TYPES.get(target)?;
-        if of.flags & TYPE_TORN_CHECK != 0 {
+        if of.flags & WALKED != 0 {
             return leave(scratch, op, from);
         }
         if of.bytes == 0 {
@@ -253,9 +256,10 @@ unsafe fn held(scratch: *mut Scratch, op: &TableOp, from: u64) -> Option<Copied>
             let slot = SLOTS.get(of.first_slot)?;
             let simple = slot.action == ACTION_FOLLOW
                 && slot.repeat == 1
+                && slot.guard == 0
                 && (slot.count_rule == COUNT_ONE || slot.count_rule == COUNT_WORD);
             // A slot that leads to what is checked for change, or too deep, is left to the walk as well.
-            let plain = TYPES.get(slot.target)?.flags & TYPE_TORN_CHECK == 0;
+            let plain = TYPES.get(slot.target)?.flags & WALKED == 0;
             if simple && plain {
                 held_slot = of.first_slot + 1;
             }

@@ -9,7 +9,7 @@ use riptrace_common::abi::{
         ACTION_DICTIONARY, ACTION_EMPTY_INTERFACE, ACTION_FOLLOW, ACTION_FUNC, ACTION_INTERFACE,
         COUNT_MASK_PLUS_ONE, COUNT_OLD_BUCKETS, COUNT_ONE, COUNT_ONE_IF_ZERO, COUNT_POWER_OF_TWO, COUNT_WORD,
         DYNAMIC_CODE, DYNAMIC_FOLLOW, DYNAMIC_FUNC, DYNAMIC_ITAB, DYNAMIC_TYPE, DynamicKey, LIMIT_ITEMS,
-        LIMIT_STRING, NO_SLOT, Site, Slot, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_UNKNOWN,
+        LIMIT_STRING, NO_SLOT, SITE_REDACTS, Site, Slot, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_UNKNOWN,
     },
     record::{Chunk, FLAG_STEPS_EXHAUSTED},
 };
@@ -18,7 +18,7 @@ use crate::{
     chunk::{Ask, CHUNK_BYTES, SMALLEST_POINTER, append, check_torn, visited},
     fetch,
     maps::{DYNAMIC, QUEUE, SLOTS, Scratch, TYPES},
-    raw,
+    raw, redact,
     root::ROOT_DATA,
     scratch, table,
 };
@@ -131,6 +131,9 @@ unsafe extern "C" fn step(_index: u64, context: *mut Context) -> i64 {
                 if slot.deeper != 0 && !below_limit {
                     return 0;
                 }
+                if !redact::is_allowed(scratch, slot, data + u64::from(element), data + bytes) {
+                    return 0;
+                }
                 let count = elements(scratch, slot, data, count_at, bytes);
                 let limit: u64 = match slot.limit {
                     LIMIT_ITEMS => (*walk).max_items.into(),
@@ -204,7 +207,9 @@ unsafe extern "C" fn step(_index: u64, context: *mut Context) -> i64 {
                     return 0;
                 }
                 ask = Ask { address: itab.wrapping_add(8), ..Ask::one(itab, TYPE_ITAB, dynamic_depth) };
-            } else if let Some(bytes) = indirect_bytes(scratch, dynamic_type) {
+            } else if (*walk).site_flags & SITE_REDACTS == 0
+                && let Some(bytes) = indirect_bytes(scratch, dynamic_type)
+            {
                 ask = Ask {
                     count: bytes,
                     take: bytes,

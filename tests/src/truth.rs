@@ -110,7 +110,8 @@ impl Tally {
 /// Options of `riptrace probe`: so many captures in a second (0: all), whatever they cost.
 #[must_use]
 pub fn options(rate: &'static str) -> Vec<&'static str> {
-    let mut options = vec!["--rate", rate, "--budget", "0"];
+    // Fixtures have fields of all names.
+    let mut options = vec!["--rate", rate, "--budget", "0", "--no-redact-defaults"];
     // What is readable at the lines' first instructions, for comparison.
     if std::env::var_os("RIPTRACE_SITES").is_some_and(|sites| sites == "first") {
         options.push("--at-line-start");

@@ -15,6 +15,7 @@ const PURE: &[&str] = &[
     "riptrace-agent/src/golang",
     "riptrace-agent/src/plan",
     "riptrace-agent/src/decode",
+    "riptrace-agent/src/redact",
     "riptrace-agent/src/render",
 ];
 const IMPURE: &[&str] = &[

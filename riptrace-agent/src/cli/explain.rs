@@ -15,7 +15,10 @@ use riptrace_common::{
 };
 use serde::Serialize;
 
-use super::{Exit, Failure, output::Output, probe, progress::Progress, target::TargetArguments};
+use super::{
+    Exit, Failure, output::Output, probe, progress::Progress, redaction::RedactionArguments,
+    target::TargetArguments,
+};
 use crate::{
     plan::{
         CaptureLimits, SitePlan,
@@ -64,6 +67,9 @@ pub struct Arguments {
     /// One JSON object a program.
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    redaction: RedactionArguments,
 }
 
 #[derive(Debug, Serialize)]
@@ -125,12 +131,13 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         limits: CaptureLimits::default(),
         sites: SiteChoice::of_flag(arguments.at_line_start),
     };
+    let rules = arguments.redaction.rules()?;
     let progress = Progress::start();
     let mut output = Output::default();
     let mut failure = None;
     let mut found = 0;
     for target in arguments.target.resolve()? {
-        let image = target.load(&arguments.target, &progress);
+        let image = target.load(&arguments.target, &progress).redacted(&rules);
         match plan_alone(&image, &wanted) {
             Ok(planned) => {
                 found += 1;

@@ -12,6 +12,7 @@ mod output;
 pub mod probe;
 mod progress;
 pub mod ps;
+mod redaction;
 mod signals;
 mod stream;
 pub mod target;

@@ -19,6 +19,7 @@ use super::{
     Exit, Failure, duration,
     output::{Reader, note},
     progress::Progress,
+    redaction::RedactionArguments,
     signals::Interrupted,
     stream::Stream,
     target::{Target, TargetArguments, list},
@@ -149,6 +150,9 @@ pub struct Arguments {
     /// The package variables of the location's package too.
     #[arg(long)]
     globals: bool,
+
+    #[command(flatten)]
+    redaction: RedactionArguments,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -200,6 +204,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let message = arguments.message.as_deref().map(parse_template).transpose();
     let message = message.map_err(|error| Failure::new(Exit::Usage, format!("--message: {error}")))?;
     let expressions = Expressions { computed, message };
+    let rules = arguments.redaction.rules()?;
 
     let when = arguments.when.as_deref().map(condition).transpose()?;
     let wanted: Vec<Wanted> = locations
@@ -240,7 +245,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             .resolve()?
             .into_iter()
             .map(|target| {
-                let image = planner.add_image(target.load(&arguments.target, &progress));
+                let image = planner.add_image(target.load(&arguments.target, &progress).redacted(&rules));
                 Program { target, image }
             })
             .collect();

@@ -50,6 +50,9 @@ impl<'a> Decoder<'a> {
             value.torn = true;
             return Err(Lack::BUDGET);
         }
+        if self.is_redacted(elem) {
+            return Err(Lack::REDACTED);
+        }
         let elem_bytes = self.get(elem).bytes;
         let wanted = Wanted {
             address: buffer,

@@ -42,7 +42,7 @@ pub(super) fn decode(bytes: &[u8], context: &DecodeContext<'_>) -> Result<Decode
             planned: context.plan.root_bytes,
         });
     }
-    let memory = Memory::new(&record, context.limits.max_depth, context.symbols);
+    let memory = Memory::new(&record, context.limits.max_depth, context.symbols, context.registry);
     let root = Root::new(record.root.data, &record.header, &context.plan.windows);
     let types = real_types(root, &memory, context);
     let assembled: Vec<(Assembled<'_>, TypeId)> = context

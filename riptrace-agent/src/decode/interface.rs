@@ -54,6 +54,9 @@ impl<'a> Decoder<'a> {
 
     /// The value that an interface's data word holds or leads to.
     fn held(&mut self, ty: TypeId, link_address: u64, data: View<'a>) -> Value {
+        if self.is_redacted(ty) {
+            return self.lacking(ty, Lack::REDACTED);
+        }
         let Some(direct) = self.is_direct(ty, link_address, data) else {
             self.report_unknown_type(link_address);
             return self.lacking(ty, UNKNOWN_TYPE);
@@ -165,6 +168,9 @@ impl<'a> Decoder<'a> {
     /// Whether the kernel side knew what a pointer-shaped type leads to, as far as the record tells.
     fn was_followed(&self, ty: TypeId, data: View<'a>) -> bool {
         let Some(pointee) = self.pointee(ty, MAX_DIRECT_NESTING) else { return true };
+        if self.is_redacted(pointee) {
+            return true;
+        }
         let Ok(address @ 1..) = data.u64(0) else { return true };
         match self.object(pointee, address, data.origin, true) {
             Ok(object) => !object.origin.unknown_type,

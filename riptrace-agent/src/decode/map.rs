@@ -116,7 +116,7 @@ impl<'a> Decoder<'a> {
             decoded.truncate(usize::try_from(self.max_items()).unwrap_or(usize::MAX));
         }
         let shown: Vec<(Value, Value)> =
-            decoded.into_iter().map(|(key, elem)| (key, self.slot_value(map.value, elem))).collect();
+            decoded.into_iter().map(|(key, elem)| self.entry(map, key, elem)).collect();
         self.budget.leave(NESTING_ENTRIES);
         let captured = shown.len() as u64;
         if captured < len && (entries.lack.is_some() || captured < found) {
@@ -127,6 +127,25 @@ impl<'a> Decoder<'a> {
         }
         value.entries = Some(shown);
         Ok(())
+    }
+
+    /// The value that belongs to a key, if the key does not forbid it.
+    fn entry(&mut self, map: &MapLayout, key: Value, elem: Place<'a>) -> (Value, Value) {
+        let is_shown = match (&key.value, self.context.redaction) {
+            (_, None) => true,
+            // A key that was cut is not known.
+            (Some(Scalar::Text(text)), Some(rules)) if key.truncated.is_none() => {
+                if map.is_guarded {
+                    rules.allows_key(text)
+                } else {
+                    !rules.forbids_key(text)
+                }
+            }
+            _ => !map.is_guarded,
+        };
+        let value =
+            if is_shown { self.slot_value(map.value, elem) } else { self.lacking(map.value, Lack::REDACTED) };
+        (key, value)
     }
 
     fn slot_value(&mut self, ty: TypeId, place: Place<'a>) -> Value {

@@ -15,7 +15,7 @@ use riptrace_common::{
 
 use super::{
     record::{ChunkData, Record},
-    symbols::Symbols,
+    symbols::{Symbols, TypeIndex},
 };
 
 /// Why bytes are not there.
@@ -29,6 +29,7 @@ pub(super) enum Lack {
 
 impl Lack {
     pub(super) const BUDGET: Self = Self::Unavailable(Unavailable::Budget);
+    pub(super) const REDACTED: Self = Self::Unavailable(Unavailable::Redacted);
     pub(super) const BAD_DEBUG_INFO: Self = Self::Unavailable(Unavailable::BadDebugInfo);
 
     /// Labels a value of which nothing was captured.
@@ -201,6 +202,7 @@ pub(super) struct Memory<'a> {
     load_bias: u64,
     max_depth: u32,
     symbols: &'a dyn Symbols,
+    registry: &'a dyn TypeIndex,
 }
 
 /// What is looked for.
@@ -217,7 +219,12 @@ pub(super) struct Wanted {
 }
 
 impl<'a> Memory<'a> {
-    pub(super) fn new(record: &Record<'a>, max_depth: u32, symbols: &'a dyn Symbols) -> Self {
+    pub(super) fn new(
+        record: &Record<'a>,
+        max_depth: u32,
+        symbols: &'a dyn Symbols,
+        registry: &'a dyn TypeIndex,
+    ) -> Self {
         let mut faults = HashSet::new();
         let mut itabs = HashMap::new();
         let mut chunks = Vec::with_capacity(record.chunks.len());
@@ -250,6 +257,7 @@ impl<'a> Memory<'a> {
             load_bias: record.header.load_bias,
             max_depth,
             symbols,
+            registry,
         }
     }
 
@@ -340,6 +348,9 @@ impl<'a> Memory<'a> {
                 continue;
             };
             let header = &chunk.header;
+            if !self.answers(chunk, wanted) {
+                continue;
+            }
             // Most bytes first; then the chunk of the wanted type, of a type at all; then the one from which most was
             // followed.
             let rank = (
@@ -353,6 +364,15 @@ impl<'a> Memory<'a> {
             }
         }
         best.map(|(chunk, _)| chunk)
+    }
+
+    /// Where not all of an object was copied, only whoever reads it by its own type knows what is there.
+    fn answers(&self, chunk: &ChunkData<'_>, wanted: Wanted) -> bool {
+        let of = chunk.header.type_index;
+        let Some(element_bytes) = self.registry.holed_bytes(of) else { return true };
+        let within = wanted.address.saturating_sub(chunk.header.address);
+        within.checked_rem(u64::from(element_bytes)) == Some(0)
+            && wanted.type_index.is_none_or(|index| self.registry.is_same_type(index, of))
     }
 
     fn lack(&self, wanted: Wanted, from: Origin) -> Lack {

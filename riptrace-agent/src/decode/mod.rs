@@ -39,6 +39,7 @@ pub use self::{
 use crate::{
     golang::types::TypeSource,
     plan::{CaptureLimits, SitePlan},
+    redact::Rules,
 };
 
 /// What decoding needs to know beside the record.
@@ -64,6 +65,8 @@ pub struct DecodeContext<'a> {
     pub process: &'a ProcessFacts,
     /// The stack's frames, if the record only names them and they are known.
     pub sent_stack: Option<&'a [u64]>,
+    /// Rules of what is not shown.
+    pub redaction: Option<&'a Rules>,
 }
 
 /// The machine and the agent's run, as every hit repeats them.

@@ -50,10 +50,29 @@ pub trait Symbols {
 pub trait TypeIndex {
     /// Index in the map `TYPES` of a type of an image, if it was compiled.
     fn index_of(&self, image: u32, ty: TypeId) -> Option<u32>;
+
+    /// Bytes of an element of the type with this index, if not all of them are copied.
+    fn holed_bytes(&self, index: u32) -> Option<u32> {
+        let _ = index;
+        None
+    }
+
+    /// Both indexes stand for the same type.
+    fn is_same_type(&self, one: u32, other: u32) -> bool {
+        one == other
+    }
 }
 
 impl TypeIndex for TypeRegistry {
     fn index_of(&self, image: u32, ty: TypeId) -> Option<u32> {
         Self::index_of(self, image, ty)
+    }
+
+    fn holed_bytes(&self, index: u32) -> Option<u32> {
+        Self::holed_bytes(self, index)
+    }
+
+    fn is_same_type(&self, one: u32, other: u32) -> bool {
+        Self::is_same_type(self, one, other)
     }
 }

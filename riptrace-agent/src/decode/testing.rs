@@ -259,7 +259,7 @@ impl Types {
 
     fn map(&mut self, key: TypeId, value: TypeId, header: TypeId) -> TypeId {
         let name = format!("map[{}]{}", self.get(key).name, self.get(value).name);
-        self.add(&name, 8, Kind::Map, Shape::Map(MapLayout { key, value, header }))
+        self.add(&name, 8, Kind::Map, Shape::Map(MapLayout { key, value, header, is_guarded: false }))
     }
 }
 
@@ -434,6 +434,8 @@ impl Bench {
         };
         let bytes = u32::try_from(root_bytes).unwrap().saturating_sub(ROOT);
         SitePlan {
+            cleared_registers: 0,
+            redacts: false,
             link_address: 0x4a_1b2c,
             file_offset: 0,
             location: location.clone(),
@@ -488,6 +490,7 @@ impl Bench {
             host: &host,
             process: &process,
             sent_stack: self.sent_stack.as_deref(),
+            redaction: None,
         };
         decode(record, &context)
     }

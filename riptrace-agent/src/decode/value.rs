@@ -78,6 +78,10 @@ impl<'a> Decoder<'a> {
             Lack::Limit(Limit::MaxBytes).label(&mut value);
             return value;
         }
+        if go_type.shape == Shape::Redacted {
+            Lack::REDACTED.label(&mut value);
+            return value;
+        }
         let view = view.part(0, go_type.bytes);
         if let Some(lack) = view.nothing(go_type.bytes) {
             if let Shape::Array { len, .. } = go_type.shape {
@@ -102,6 +106,7 @@ impl<'a> Decoder<'a> {
                 value.nil = address == 0;
                 value.addr = Some(Address(address));
             }),
+            Shape::Redacted => Err(Lack::REDACTED),
             Shape::Unknown if AbiTypes::address(ty).is_some() => {
                 Err(Lack::Unavailable(Unavailable::UnknownType))
             }
@@ -124,8 +129,13 @@ impl<'a> Decoder<'a> {
         let go_type = self.get(ty);
         let mut value = Value::of(Arc::clone(&go_type.name), go_type.kind);
         self.budget.take_value(&go_type.name);
+        let lack = if go_type.shape == Shape::Redacted { Lack::REDACTED } else { lack };
         lack.label(&mut value);
         value
+    }
+
+    pub(super) fn is_redacted(&self, ty: TypeId) -> bool {
+        self.get(ty).shape == Shape::Redacted
     }
 
     /// The object of a type at an address. `from`: where the pointer lies.
@@ -200,6 +210,9 @@ impl<'a> Decoder<'a> {
             return Ok(());
         }
         let elem_type = self.get(elem);
+        if len > 0 && elem_type.shape == Shape::Redacted {
+            return Err(Lack::REDACTED);
+        }
         if is_byte(&elem_type) {
             return self.byte_slice(data, len, view, value);
         }
@@ -313,6 +326,10 @@ impl<'a> Decoder<'a> {
         }
         if self.shown.contains(&(address, elem)) {
             value.cycle = true;
+            return Ok(());
+        }
+        if self.is_redacted(elem) {
+            value.elem = Some(Box::new(self.lacking(elem, Lack::REDACTED)));
             return Ok(());
         }
         let object = self.object(elem, address, view.origin, true)?;

@@ -269,7 +269,7 @@ impl DebugInfo {
                 }
                 Some(())
             }
-            Shape::Unknown => None,
+            Shape::Redacted | Shape::Unknown => None,
             _ => words(&[ty.bytes]),
         }
     }
@@ -351,6 +351,7 @@ impl DebugInfo {
             key: self.canonical(view, entry.key?),
             value: self.canonical(view, entry.elem?),
             header,
+            is_guarded: false,
         }))
     }
 

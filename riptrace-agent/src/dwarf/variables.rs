@@ -141,6 +141,18 @@ impl DebugInfo {
         Ok(Some(self.place(&site, at, variable, Role::Captured).location))
     }
 
+    /// Names and types of all variables of a function and of what is inlined into it, wherever they are visible.
+    pub fn all_variables(&self, function: &Function) -> Result<Vec<(Arc<str>, TypeId)>, DwarfError> {
+        let Some(scopes) = self.scopes(function.die)? else { return Ok(Vec::new()) };
+        let view = self.view();
+        let named = scopes.variables.iter().map(|variable| {
+            let ty = self.variable_type(&view, variable.ty);
+            let (name, by_address) = source_name(&variable.name);
+            (Arc::from(name), if by_address { self.pointee_of(ty.id) } else { ty.id })
+        });
+        Ok(named.collect())
+    }
+
     /// The function's parameters and results as its debug data lists them.
     pub fn signature(&self, function: &Function) -> Result<Signature, DwarfError> {
         let mut out = Signature::default();

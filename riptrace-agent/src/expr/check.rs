@@ -29,6 +29,14 @@ pub trait Names {
     fn constant(&self, type_name: &str, name: &str) -> Option<i64>;
     /// A type by what a Go programmer calls it at the location: `*Order`, `*orders.Order`, `[]string`.
     fn type_named(&self, name: &str) -> Option<TypeId>;
+    /// The value of an ordinary map at this key may not be read.
+    fn forbids_key(&self, _key: &str) -> bool {
+        false
+    }
+    /// The value of a guarded map at this key may be read.
+    fn allows_key(&self, _key: &str) -> bool {
+        false
+    }
 }
 
 /// No constants, no types.
@@ -137,6 +145,18 @@ impl Checker<'_> {
     }
 
     fn expr(&self, expr: &Expr) -> Result<Typed, ExprError> {
+        let typed = self.any(expr)?;
+        // A condition would tell, hit by hit, what must not be copied.
+        if let Some(ty) = typed.ty.id
+            && self.scope.types.get(ty).shape == Shape::Redacted
+        {
+            return self
+                .fail(&typed.span, "this is redacted: a rule forbids to copy it, and so to compare it");
+        }
+        Ok(typed)
+    }
+
+    fn any(&self, expr: &Expr) -> Result<Typed, ExprError> {
         let span = &expr.span;
         let known = |constant: Constant, class: Class, name: &str| {
             Ok(Typed { kind: TypedKind::Constant(constant), ty: Ty::plain(class, name), span: span.clone() })
@@ -292,6 +312,25 @@ impl Checker<'_> {
             );
         }
         let key = self.as_type(key, &key_ty)?;
+        let text = match key.constant() {
+            Some(Constant::Text(bytes)) => std::str::from_utf8(bytes).ok(),
+            _ => None,
+        };
+        if text.is_some_and(|text| !layout.is_guarded && self.scope.names.forbids_key(text)) {
+            return self.fail(
+                span,
+                "this is redacted: a rule forbids to copy what has this name, and so to compare it",
+            );
+        }
+        if layout.is_guarded {
+            if !text.is_some_and(|text| self.scope.names.allows_key(text)) {
+                return self.fail(
+                    span,
+                    "this is redacted: of a map like this one, a value is read only if its key is named here and among \
+                     those that are allowed (map_keys_allow = [..] in a --redact-file)",
+                );
+            }
+        }
         let kind = TypedKind::MapValue { map: Box::new(map), key: Box::new(key), layout };
         Ok(Typed { kind, ty: Ty::of(self.scope.types, layout.value), span: span.clone() })
     }

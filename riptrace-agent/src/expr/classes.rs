@@ -151,7 +151,7 @@ fn class(ty: &GoType) -> Class {
         Shape::Chan { header, .. } => Class::Chan { header: *header },
         Shape::Func => Class::Func,
         Shape::UnsafePointer => Class::UnsafePointer,
-        Shape::Unknown => Class::Other,
+        Shape::Redacted | Shape::Unknown => Class::Other,
     }
 }
 

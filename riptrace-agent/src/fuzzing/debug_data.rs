@@ -161,6 +161,7 @@ fn ask_function(debug: &DebugInfo, registry: &mut TypeRegistry, function: &std::
                 choice: Default::default(),
             };
             let context = SiteContext {
+                exact: false,
                 image: 0,
                 types: debug,
                 site: &site,

@@ -97,6 +97,7 @@ pub(super) fn planned(
         choice: Default::default(),
     };
     let context = SiteContext {
+        exact: false,
         image: 0,
         types,
         site: &site,

@@ -96,6 +96,7 @@ pub fn record(data: &[u8]) {
         host: &host,
         process: &process,
         sent_stack: (flags & 64 != 0).then_some(&[BIAS + CODE, BIAS]),
+        redaction: None,
     };
     let Ok(decoded) = decode(&record, &context) else { return };
     let event = Event::Hit(Box::new(decoded.hit));

@@ -174,7 +174,7 @@ impl<'a> Frame<'a> {
                 self.in_registers(&elem, offset, pieces, depth + 1)?;
             }
             Shape::Array { .. } => return None,
-            Shape::Unknown => {
+            Shape::Redacted | Shape::Unknown => {
                 self.unknown = true;
                 return None;
             }

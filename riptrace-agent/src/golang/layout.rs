@@ -5,8 +5,10 @@
 //! the field names of their headers (runtime/map.go up to Go 1.23, internal/runtime/maps since, runtime/chan.go), never
 //! by Go's version.
 
+use std::ops::Range;
+
 use riptrace_common::abi::{
-    limits::{MAX_CHUNK_BYTES, MAX_SLOTS_PER_TYPE},
+    limits::{MAX_CHUNK_BYTES, MAX_KEPT_PER_TYPE, MAX_SLOTS_PER_TYPE},
     program::{
         ACTION_EMPTY_INTERFACE, ACTION_FOLLOW, ACTION_FUNC, ACTION_INTERFACE, COUNT_MASK_PLUS_ONE,
         COUNT_OLD_BUCKETS, COUNT_ONE, COUNT_ONE_IF_ZERO, COUNT_POWER_OF_TWO, COUNT_WORD, LIMIT_FIXED,
@@ -45,6 +47,8 @@ pub struct TypeSlot {
     pub count_rule: u8,
     /// One of `LIMIT_*`.
     pub limit: u8,
+    /// Offset, plus one, of the key that must be an allowed one (`abi::program::Slot::guard`); 0: none.
+    pub guard: u32,
     /// Levels that what is found is deeper by: 0 or 1.
     pub deeper: u8,
 }
@@ -63,6 +67,7 @@ impl TypeSlot {
             action: ACTION_FOLLOW,
             count_rule: COUNT_ONE,
             limit: LIMIT_FIXED,
+            guard: 0,
             deeper,
         }
     }
@@ -70,7 +75,8 @@ impl TypeSlot {
     /// The same slot of a value that begins `by` bytes further.
     #[must_use]
     pub fn shifted(&self, by: u32) -> Option<Self> {
-        Some(Self { word: self.word.checked_add(by)?, count: self.count.checked_add(by)?, ..*self })
+        let guard = if self.guard == 0 { 0 } else { self.guard.checked_add(by)? };
+        Some(Self { word: self.word.checked_add(by)?, count: self.count.checked_add(by)?, guard, ..*self })
     }
 
     /// Its repetitions that lie within the first `bytes` bytes.
@@ -127,6 +133,19 @@ impl Target {
     pub fn value(ty: TypeId) -> Self {
         Self { ty, part: Part::Value }
     }
+
+    /// It is a part of a guarded map.
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        match self.part {
+            Part::Value | Part::ChanHeader(_) => false,
+            Part::MapHeader(map)
+            | Part::MapBucket(map)
+            | Part::MapDirectory(map)
+            | Part::MapTable(map)
+            | Part::MapGroup(map) => map.is_guarded,
+        }
+    }
 }
 
 /// What is followed from a value of a type.
@@ -142,6 +161,38 @@ pub struct Layout {
     pub torn_check: bool,
     /// The interface types among the words, each once: their dynamic types are worth knowing beforehand.
     pub interfaces: Vec<TypeId>,
+    /// Bytes that are never copied, in order. Such a layout has no slots there.
+    pub holes: Vec<Range<u32>>,
+    /// It holds, or leads to, something that is not copied.
+    pub redacts: bool,
+}
+
+impl Layout {
+    /// The bytes that are copied, in order.
+    #[must_use]
+    pub fn kept(&self) -> Vec<Range<u32>> {
+        without(0..self.bytes, &self.holes)
+    }
+}
+
+/// The parts of a range that none of these ranges covers.
+#[must_use]
+pub fn without(range: Range<u32>, holes: &[Range<u32>]) -> Vec<Range<u32>> {
+    let mut kept = Vec::new();
+    let mut at = range.start;
+    for hole in holes {
+        if hole.start > at {
+            kept.push(at..hole.start.min(range.end));
+        }
+        at = at.max(hole.end);
+        if at >= range.end {
+            break;
+        }
+    }
+    if at < range.end {
+        kept.push(at..range.end);
+    }
+    kept
 }
 
 /// The words of a value of type `ty` that lead somewhere.
@@ -154,7 +205,15 @@ pub fn slots_of(types: &dyn TypeSource, ty: TypeId) -> Vec<TypeSlot> {
 #[must_use]
 pub fn layout_of(types: &dyn TypeSource, target: Target) -> Layout {
     let ty = types.get(target.ty);
-    let mut build = Build { types, slots: Vec::new(), cut: false, visits: 0, interfaces: Vec::new() };
+    let mut build = Build {
+        types,
+        slots: Vec::new(),
+        cut: false,
+        visits: 0,
+        interfaces: Vec::new(),
+        holes: Vec::new(),
+        redacts: false,
+    };
     match target.part {
         Part::Value => build.value(target.ty, 0, 0),
         Part::MapHeader(map) => build.map_header(&ty, map),
@@ -168,8 +227,25 @@ pub fn layout_of(types: &dyn TypeSource, target: Target) -> Layout {
         Part::MapGroup(map) => build.group(&ty, map),
         Part::ChanHeader(elem) => build.chan_header(&ty, elem),
     }
+    let mut holes = build.holes;
+    holes.sort_unstable_by_key(|hole| (hole.start, hole.end));
+    holes.dedup_by(|next, before| {
+        let joined = next.start <= before.end;
+        if joined {
+            before.end = before.end.max(next.end);
+        }
+        joined
+    });
+    let bytes = u32::try_from(ty.bytes).unwrap_or(u32::MAX);
+    // What has more pieces than the kernel side reads is not copied at all, nor is what would be nothing but a hole.
+    let too_many = holes.len() >= MAX_KEPT_PER_TYPE as usize;
+    if too_many || !holes.is_empty() && without(0..bytes, &holes).is_empty() {
+        return Layout { redacts: true, ..Layout::default() };
+    }
     Layout {
-        bytes: u32::try_from(ty.bytes).unwrap_or(u32::MAX),
+        bytes,
+        holes,
+        redacts: build.redacts,
         slots: build.slots,
         cut: build.cut,
         torn_check: matches!(target.part, Part::MapHeader(_)),
@@ -204,7 +280,7 @@ pub fn dynamic_of(types: &dyn TypeSource, ty: TypeId) -> Option<DynamicTarget> {
         match &go.shape {
             Shape::Pointer { elem } => {
                 return Some(match elem {
-                    Some(elem) if types.get(*elem).bytes > 0 => DynamicTarget::Follow(Target::value(*elem)),
+                    Some(elem) if is_copied(&types.get(*elem)) => DynamicTarget::Follow(Target::value(*elem)),
                     _ => DynamicTarget::Nothing,
                 });
             }
@@ -212,6 +288,7 @@ pub fn dynamic_of(types: &dyn TypeSource, ty: TypeId) -> Option<DynamicTarget> {
             Shape::Chan { elem, header } => return Some(DynamicTarget::Follow(chan_target(*elem, *header))),
             Shape::Func => return Some(DynamicTarget::Func),
             Shape::UnsafePointer => return Some(DynamicTarget::Nothing),
+            Shape::Redacted => return Some(DynamicTarget::Nothing),
             Shape::Unknown => return None,
             Shape::Array { elem, len: 1 } => current = *elem,
             Shape::Struct { fields } if go.bytes == 8 => match fields.as_slice() {
@@ -237,6 +314,11 @@ pub fn dynamic_of(types: &dyn TypeSource, ty: TypeId) -> Option<DynamicTarget> {
 /// Whether a value is one word that the garbage collector follows.
 fn is_pointer_shaped(types: &dyn TypeSource, ty: TypeId) -> bool {
     !matches!(dynamic_of(types, ty), Some(DynamicTarget::Follow(target)) if target == Target::value(ty))
+}
+
+/// There are bytes to copy.
+fn is_copied(ty: &GoType) -> bool {
+    ty.bytes > 0 && ty.shape != Shape::Redacted
 }
 
 fn map_target(map: MapLayout) -> Target {
@@ -268,23 +350,61 @@ struct Build<'a> {
     cut: bool,
     visits: u32,
     interfaces: Vec<TypeId>,
+    holes: Vec<Range<u32>>,
+    redacts: bool,
 }
 
 impl Build<'_> {
     /// What an element of an array or a map holds, on its own.
-    fn element(&mut self, fill: impl FnOnce(&mut Self)) -> Vec<TypeSlot> {
+    fn element(&mut self, fill: impl FnOnce(&mut Self)) -> (Vec<TypeSlot>, Vec<Range<u32>>) {
         let mut inner = Build {
             types: self.types,
             slots: Vec::new(),
             cut: false,
             visits: self.visits,
             interfaces: std::mem::take(&mut self.interfaces),
+            holes: Vec::new(),
+            redacts: self.redacts,
         };
         fill(&mut inner);
         self.visits = inner.visits;
         self.cut |= inner.cut;
         self.interfaces = inner.interfaces;
-        inner.slots
+        self.redacts = inner.redacts;
+        (inner.slots, inner.holes)
+    }
+
+    /// Bytes that are not copied.
+    fn hole(&mut self, at: u64, bytes: u64) {
+        self.redacts = true;
+        let limit = u64::from(MAX_CHUNK_BYTES);
+        let (start, end) = (at.min(limit), at.saturating_add(bytes).min(limit));
+        // One past the bound is enough to know that there are too many.
+        if let (Ok(start), Ok(end)) = (u32::try_from(start), u32::try_from(end))
+            && start < end
+            && self.holes.len() <= MAX_KEPT_PER_TYPE as usize
+        {
+            match self.holes.last_mut() {
+                Some(before) if before.end == start => before.end = end,
+                _ => self.holes.push(start..end),
+            }
+        }
+    }
+
+    /// The holes of an element, for each of `len` elements of `elem_bytes` that begin at `at`.
+    fn repeat_holes(&mut self, holes: &[Range<u32>], len: u64, elem_bytes: u64, at: u64) {
+        if holes.is_empty() {
+            return;
+        }
+        for index in 0..len {
+            let base = at.saturating_add(index.saturating_mul(elem_bytes));
+            if base >= u64::from(MAX_CHUNK_BYTES) || self.holes.len() > MAX_KEPT_PER_TYPE as usize {
+                break;
+            }
+            for hole in holes {
+                self.hole(base + u64::from(hole.start), u64::from(hole.end - hole.start));
+            }
+        }
     }
 
     fn value(&mut self, ty: TypeId, at: u64, nesting: u32) {
@@ -299,14 +419,13 @@ impl Build<'_> {
         let id = ty;
         let ty = self.types.get(id);
         match &ty.shape {
+            Shape::Redacted => self.hole(at, ty.bytes),
             Shape::Scalar | Shape::UnsafePointer | Shape::Unknown | Shape::Pointer { elem: None } => {}
             Shape::String => {
                 self.push(at, at + 8, SlotTarget::Bytes, ACTION_FOLLOW, COUNT_WORD, LIMIT_STRING, 0);
             }
             Shape::Slice { elem } => {
-                if self.types.get(*elem).bytes > 0 {
-                    self.run(at, at + 8, Target::value(*elem), COUNT_WORD, 1);
-                }
+                self.run(at, at + 8, Target::value(*elem), COUNT_WORD, 1);
             }
             Shape::Pointer { elem: Some(elem) } => self.follow(at, Target::value(*elem), 1),
             Shape::Map(map) => self.follow(at, map_target(*map), 1),
@@ -338,7 +457,9 @@ impl Build<'_> {
         if len == 0 || elem_bytes == 0 || at >= u64::from(MAX_CHUNK_BYTES) {
             return;
         }
-        for slot in self.element(|inner| inner.value(elem, 0, nesting + 1)) {
+        let (slots, holes) = self.element(|inner| inner.value(elem, 0, nesting + 1));
+        self.repeat_holes(&holes, len, elem_bytes, at);
+        for slot in slots {
             self.repeat(slot, len, elem_bytes, at);
         }
     }
@@ -352,7 +473,7 @@ impl Build<'_> {
         let len = len.min(room / elem_bytes + 1);
         let shifted = |by: u64| {
             let by = u32::try_from(at + by).ok()?;
-            Some(TypeSlot { word: slot.word.checked_add(by)?, count: slot.count.checked_add(by)?, ..slot })
+            slot.shifted(by)
         };
         let as_u32 = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         let run_of_slots = u64::from(slot.repeat) * u64::from(slot.stride);
@@ -427,65 +548,98 @@ impl Build<'_> {
         if let Some((at, slots)) = field(group, "slots") {
             let Shape::Array { elem: slot, len } = self.types.get(slots).shape else { return };
             let slot_type = self.types.get(slot);
-            for (name, declared) in [("key", map.key), ("elem", map.value)] {
+            let keys = field(&slot_type, "key").map(|(within, _)| (at + within, slot_type.bytes));
+            for (name, declared, keys) in
+                [("key", map.key, None), ("elem", map.value, keys.filter(|_| map.is_guarded))]
+            {
                 if let Some((within, stored)) = field(&slot_type, name) {
-                    self.stored(stored, declared, at + within, len, slot_type.bytes);
+                    self.stored(stored, declared, at + within, len, slot_type.bytes, keys);
                 }
             }
         } else {
-            self.stored_arrays(group, [("keys", map.key), ("elems", map.value)]);
+            self.stored_arrays(group, ["keys", "elems"], map);
         }
     }
 
     fn bucket(&mut self, id: TypeId, bucket: &GoType, map: MapLayout) {
-        self.stored_arrays(bucket, [("keys", map.key), ("values", map.value)]);
+        self.stored_arrays(bucket, ["keys", "values"], map);
         if let Some((overflow, _)) = field(bucket, "overflow") {
             // Its type may be `uintptr` (a bucket without pointers); it is a bucket's address all the same.
             self.follow(overflow, Target { ty: id, part: Part::MapBucket(map) }, 0);
         }
     }
 
-    fn stored_arrays(&mut self, holder: &GoType, arrays: [(&str, TypeId); 2]) {
-        for (name, declared) in arrays {
+    fn stored_arrays(&mut self, holder: &GoType, [keys, values]: [&str; 2], map: MapLayout) {
+        let mut place = None;
+        for (name, declared) in [(keys, map.key), (values, map.value)] {
             if let Some((at, array)) = field(holder, name)
                 && let Shape::Array { elem, len } = self.types.get(array).shape
             {
                 let stride = self.types.get(elem).bytes;
-                self.stored(elem, declared, at, len, stride);
+                self.stored(elem, declared, at, len, stride, place);
+                place = map.is_guarded.then_some((at, stride));
             }
         }
     }
 
-    /// Keys or values of a map: `len` of them, `stride` bytes apart.
-    fn stored(&mut self, stored: TypeId, declared: TypeId, at: u64, len: u64, stride: u64) {
+    /// Keys or values of a map: `len` of them, `stride` bytes apart. `guards`: where the first of the keys lies that say
+    /// whether a value may be followed, and bytes from one to the next.
+    fn stored(
+        &mut self,
+        stored: TypeId,
+        declared: TypeId,
+        at: u64,
+        len: u64,
+        stride: u64,
+        guards: Option<(u64, u64)>,
+    ) {
         if stride == 0 || len == 0 {
             return;
         }
         let indirect = is_stored_indirectly(self.types, stored, declared);
-        let slots = self.element(|inner| {
-            if indirect {
+        let (slots, holes) = self.element(|inner| {
+            if self.types.get(declared).shape == Shape::Redacted {
+                inner.hole(0, inner.types.get(stored).bytes);
+            } else if indirect {
                 inner.follow(0, Target::value(declared), 0);
             } else {
                 inner.value(stored, 0, 0);
             }
         });
-        for slot in slots {
-            self.repeat(slot, len, stride, at);
+        self.repeat_holes(&holes, len, stride, at);
+        let Some((first_key, key_stride)) = guards else {
+            for slot in slots {
+                self.repeat(slot, len, stride, at);
+            }
+            return;
+        };
+        self.redacts = true;
+        for index in 0..len.min(u64::from(MAX_SLOTS_PER_TYPE)) {
+            let guard = first_key.saturating_add(index.saturating_mul(key_stride)).saturating_add(1);
+            let by = at.saturating_add(index.saturating_mul(stride));
+            let (Ok(guard), Ok(by)) = (u32::try_from(guard), u32::try_from(by)) else { return };
+            for slot in slots.iter().filter_map(|slot| slot.shifted(by)) {
+                self.add(TypeSlot { guard, ..slot });
+            }
         }
     }
 
     fn chan_header(&mut self, header: &GoType, elem: TypeId) {
-        if self.types.get(elem).bytes == 0 {
-            return;
-        }
         if let (Some((buffer, _)), Some((length, _))) = (field(header, "buf"), field(header, "dataqsiz")) {
             self.run(buffer, length, Target::value(elem), COUNT_WORD, 0);
         }
     }
 
+    /// There is something to copy.
+    fn leads_to(&mut self, target: Target) -> bool {
+        let ty = self.types.get(target.ty);
+        self.redacts |= ty.shape == Shape::Redacted;
+        is_copied(&ty)
+    }
+
     /// One element.
     fn follow(&mut self, word: u64, target: Target, deeper: u8) {
-        if self.types.get(target.ty).bytes > 0 {
+        if self.leads_to(target) {
             self.push(word, word, SlotTarget::Type(target), ACTION_FOLLOW, COUNT_ONE, LIMIT_FIXED, deeper);
         }
     }
@@ -496,7 +650,7 @@ impl Build<'_> {
     }
 
     fn run_limited(&mut self, word: u64, count: u64, target: Target, rule: u8, limit: u8, deeper: u8) {
-        if self.types.get(target.ty).bytes > 0 {
+        if self.leads_to(target) {
             self.push(word, count, SlotTarget::Type(target), ACTION_FOLLOW, rule, limit, deeper);
         }
     }
@@ -530,6 +684,7 @@ impl Build<'_> {
                 action,
                 count_rule,
                 limit,
+                guard: 0,
                 deeper,
             });
         }

@@ -145,7 +145,7 @@ impl TypeTable {
     }
 
     fn map_of(&self, key: TypeId, value: TypeId, header: TypeId) -> TypeId {
-        self.add("map[K]V", 8, Kind::Map, Shape::Map(MapLayout { key, value, header }))
+        self.add("map[K]V", 8, Kind::Map, Shape::Map(MapLayout { key, value, header, is_guarded: false }))
     }
 
     pub(crate) fn channel(&self, elem: TypeId) -> TypeId {

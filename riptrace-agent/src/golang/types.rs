@@ -73,6 +73,8 @@ pub enum Shape {
     Func,
     /// An address.
     UnsafePointer,
+    /// A rule forbids to copy it: whatever it is made of, its bytes are not read.
+    Redacted,
     /// Debug data does not describe it in a way that RipTrace knows.
     Unknown,
 }
@@ -99,6 +101,8 @@ pub struct MapLayout {
     pub value: TypeId,
     /// The struct that the map points at: `hash<K,V>` (classic) or `map<K,V>` (Swiss).
     pub header: TypeId,
+    /// Values are followed only where the key, a string, is one of those that are allowed.
+    pub is_guarded: bool,
 }
 
 /// Where types come from. Implemented by `dwarf::types`, and by small tables in tests.
@@ -106,6 +110,25 @@ pub trait TypeSource {
     /// The type; an unknown or broken entry gives a type of [`Shape::Unknown`], never a panic.
     fn get(&self, id: TypeId) -> Arc<GoType>;
 
+    /// Some types may be [`Shape::Redacted`], or maps guarded.
+    fn redacts(&self) -> bool {
+        false
+    }
+
     /// The type whose `abi.Type` lies at this link-time address.
     fn by_runtime_type(&self, link_address: u64) -> Option<TypeId>;
+}
+
+impl<T: TypeSource + ?Sized> TypeSource for Arc<T> {
+    fn get(&self, id: TypeId) -> Arc<GoType> {
+        T::get(self, id)
+    }
+
+    fn redacts(&self) -> bool {
+        T::redacts(self)
+    }
+
+    fn by_runtime_type(&self, link_address: u64) -> Option<TypeId> {
+        T::by_runtime_type(self, link_address)
+    }
 }

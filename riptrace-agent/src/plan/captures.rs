@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     dwarf::{DictIndex, Place, VariableLocation, VisibleVariable},
-    golang::types::{GoType, Shape, TypeId, TypeSource},
+    golang::{
+        layout::{Target, layout_of, without},
+        types::{GoType, Shape, TypeId, TypeSource},
+    },
 };
 
 /// A variable on the stack that is larger is copied as a chunk of its own.
@@ -55,6 +58,8 @@ pub struct SiteContext<'a> {
     pub file_offset: u64,
     /// CFA minus SP there.
     pub cfa_from_sp: Option<i32>,
+    /// A variable that is visible here is not copied, so nothing that nobody asked for is.
+    pub exact: bool,
     /// Where the function's dictionary is, if it is a generic one.
     pub dictionary: Option<&'a VariableLocation>,
     /// How much is followed.
@@ -92,6 +97,14 @@ pub fn plan_site(
     Ok(planner.finish()?)
 }
 
+/// Some of the bytes of a type's own values are not copied.
+pub fn holds_redacted(types: &dyn TypeSource, ty: TypeId) -> bool {
+    types.redacts() && {
+        let layout = layout_of(types, Target::value(ty));
+        !layout.holes.is_empty() || layout.redacts && layout.bytes == 0
+    }
+}
+
 /// A value that the plan is to make readable.
 pub(super) struct Wanted {
     pub(super) name: Arc<str>,
@@ -124,6 +137,8 @@ pub(super) struct AccessHop {
     pub(super) offset: u64,
     /// The element of a slice that `offset` is in.
     pub(super) index: Option<u64>,
+    /// What the pointer points at: the whole of it, or a slice's element. `None`: a closure.
+    pub(super) pointee: Option<TypeId>,
 }
 
 /// A run of a value's bytes.
@@ -165,7 +180,7 @@ impl<'a, 'r> Planner<'a, 'r> {
         Self {
             registry,
             context,
-            root: RootRequest::default(),
+            root: RootRequest::exactly(context.exact),
             available: context.limits.max_bytes.saturating_sub(overhead).min(MAX_ROOT_BYTES),
             wanted: Vec::new(),
             closures: BTreeMap::new(),
@@ -178,6 +193,14 @@ impl<'a, 'r> Planner<'a, 'r> {
         let place = place_text(&variable.location, self.context.cfa_from_sp);
         let mut root = self.root.clone();
         let mut access = self.access(variable, part);
+        if self.context.types.redacts() {
+            if self.is_redacted(variable.ty) || self.is_redacted(part.ty) {
+                access = Access::Unavailable(Unavailable::Redacted);
+            }
+            if let Access::Pieces(pieces) = access {
+                access = Access::Pieces(self.without_redacted(&pieces, part.ty));
+            }
+        }
         let placeable = match &access {
             Access::Pieces(pieces) => {
                 pieces.iter().all(|piece| ask_for(&mut root, piece.spot, piece.bytes).is_some())
@@ -206,6 +229,59 @@ impl<'a, 'r> Planner<'a, 'r> {
             access,
             address: None,
         });
+    }
+
+    fn is_redacted(&self, ty: TypeId) -> bool {
+        self.context.types.get(ty).shape == Shape::Redacted
+    }
+
+    /// The pieces without those bytes of the value that are not copied.
+    fn without_redacted(&self, pieces: &[Placed], ty: TypeId) -> Vec<Placed> {
+        let layout = layout_of(self.context.types, Target::value(ty));
+        let bytes = u32::try_from(self.context.types.get(ty).bytes).unwrap_or(u32::MAX);
+        // A value that is more holes than can be listed.
+        let all = 0..bytes;
+        let holes =
+            if layout.redacts && layout.bytes == 0 { std::slice::from_ref(&all) } else { &layout.holes };
+        if holes.is_empty() {
+            return pieces.to_vec();
+        }
+        let mut out = Vec::new();
+        let mut add = |from: u32, to: u32, redacted: bool| {
+            for mut piece in clip(pieces, from, to - from) {
+                piece.value_offset += from;
+                if redacted {
+                    piece.spot = Spot::Unavailable(Unavailable::Redacted);
+                }
+                out.push(piece);
+            }
+        };
+        for kept in without(all.clone(), holes) {
+            add(kept.start, kept.end, false);
+        }
+        for hole in holes {
+            add(hole.start, hole.end.min(bytes), true);
+        }
+        // A register is recorded whole or not at all.
+        let within = |register: u32| register & !7;
+        let lost: Vec<u32> = pieces
+            .iter()
+            .filter(|piece| {
+                let end = piece.value_offset.saturating_add(piece.bytes);
+                holes.iter().any(|hole| hole.start < end && piece.value_offset < hole.end)
+            })
+            .filter_map(|piece| match piece.spot {
+                Spot::Register(register) => Some(within(register)),
+                _ => None,
+            })
+            .collect();
+        for piece in &mut out {
+            if matches!(piece.spot, Spot::Register(register) if lost.contains(&within(register))) {
+                piece.spot = Spot::Unavailable(Unavailable::Redacted);
+            }
+        }
+        out.sort_by_key(|piece| piece.value_offset);
+        out
     }
 
     fn want_dictionary(&mut self) {
@@ -269,13 +345,15 @@ impl<'a, 'r> Planner<'a, 'r> {
                 }
                 let placed = placed(pieces.iter().map(|piece| (piece.bytes, self.spot(piece.place))));
                 match self.address_of(&placed, variable.ty) {
-                    Some(word) => through(word, &[0], part),
+                    Some(word) => through(word, &[(0, Some(variable.ty))], part),
                     None if part.hops.is_empty() => self.in_pieces(&placed, part),
                     None => behind_pieces(&placed, part),
                 }
             }
             VariableLocation::Heap(pieces) => match pieces.as_slice() {
-                [piece] if piece.bytes == 8 => through(self.spot(piece.place), &[0], part),
+                [piece] if piece.bytes == 8 => {
+                    through(self.spot(piece.place), &[(0, Some(variable.ty))], part)
+                }
                 _ => Access::Unavailable(Unavailable::BadDebugInfo),
             },
             VariableLocation::Closure { register, offset, by_reference } => {
@@ -286,7 +364,8 @@ impl<'a, 'r> Planner<'a, 'r> {
                     let held = HeldVariable { offset: *offset, ty: variable.ty, by_reference: *by_reference };
                     return Access::Closure { register, held };
                 }
-                let way: &[u64] = if *by_reference { &[*offset, 0] } else { &[*offset] };
+                let way = [(*offset, None), (0, Some(variable.ty))];
+                let way = way.get(..if *by_reference { 2 } else { 1 }).unwrap_or_default();
                 through(Spot::Register(register), way, part)
             }
         }
@@ -350,14 +429,15 @@ impl<'a, 'r> Planner<'a, 'r> {
 }
 
 /// How a part is reached through a word that leads, by the way `first`, to the variable that it is a part of: offsets,
-/// of the next pointer each, the last one of the variable.
-fn through(word: Spot, first: &[u64], part: &Walk) -> Access {
+/// of the next pointer each, the last one of the variable; and what lies there.
+fn through(word: Spot, first: &[(u64, Option<TypeId>)], part: &Walk) -> Access {
     match word {
         Spot::Unavailable(reason) => return Access::Unavailable(reason),
         Spot::Constant(_) => return Access::Unavailable(Unavailable::OptimizedOut),
         Spot::Register(_) | Spot::Stack(_) | Spot::Word(_) => {}
     }
-    let mut hops: Vec<AccessHop> = first.iter().map(|&offset| AccessHop { offset, index: None }).collect();
+    let mut hops: Vec<AccessHop> =
+        first.iter().map(|&(offset, pointee)| AccessHop { offset, index: None, pointee }).collect();
     let next = part.hops.first().map_or(part.offset, |hop| hop.word);
     if let Some(last) = hops.last_mut() {
         last.offset = last.offset.saturating_add(next);
@@ -384,7 +464,11 @@ fn behind_pieces(placed: &[Placed], part: &Walk) -> Access {
 /// The pointers of a part's way: what each leads to, and where the next one or the part lies in it.
 fn further(part: &Walk) -> impl Iterator<Item = AccessHop> {
     let next = part.hops.iter().skip(1).map(|hop| hop.word).chain([part.offset]);
-    part.hops.iter().zip(next).map(|(hop, offset)| AccessHop { offset, index: hop.index })
+    part.hops.iter().zip(next).map(|(hop, offset)| AccessHop {
+        offset,
+        index: hop.index,
+        pointee: Some(hop.pointee),
+    })
 }
 
 /// Pieces one behind the other.

@@ -16,8 +16,8 @@ use riptrace_common::{
 
 use super::{
     CallRole, DictionaryPlan, Hop, IndexBound, PlannedVariable, RootPiece, RootPlace, SitePlan, ValueSource,
-    captures::{Access, AccessHop, Placed, Planner, Spot, Wanted},
-    root::RootLayout,
+    captures::{Access, AccessHop, Placed, Planner, Spot, Wanted, holds_redacted},
+    root::{GENERAL_REGISTERS, RootLayout},
     types::{RegistryError, Synthetic, encode, object_holding},
 };
 use crate::golang::{
@@ -45,7 +45,9 @@ impl Planner<'_, '_> {
                 source = ValueSource::Unavailable(Unavailable::Budget);
                 encoder.full = false;
             }
-            if let Some(index) = wanted.dict_index {
+            // A shape's real type says no more of what must not be copied.
+            let is_redacted = matches!(source, ValueSource::Unavailable(Unavailable::Redacted));
+            if let Some(index) = wanted.dict_index.filter(|_| !is_redacted) {
                 dictionary.push((position, index));
                 let data = wanted.address.and_then(|spot| encoder.word(spot));
                 if let (Some(word), Some(data)) = (dictionary_word, data) {
@@ -61,6 +63,7 @@ impl Planner<'_, '_> {
         let depth = self.context.limits.max_depth;
         self.registry.compile(self.context.image, self.context.types, &encoder.roots, depth)?;
         let root_slots = encoder.slots;
+        let cleared_registers = self.cleared_registers(&root_slots, &variables, dictionary.as_ref());
         let site = self.context.site;
         Ok(SitePlan {
             link_address: site.link_address,
@@ -77,6 +80,8 @@ impl Planner<'_, '_> {
             root_slots,
             variables,
             dictionary,
+            cleared_registers,
+            redacts: self.context.types.redacts(),
             condition: None,
             outputs: None,
             info: SiteInfo {
@@ -113,8 +118,9 @@ impl Planner<'_, '_> {
     /// One chunk type for each closure object, with everything that is wanted of it.
     fn closure_objects(&mut self, encoder: &mut Encoder<'_>) -> Result<BTreeMap<u32, u32>, RegistryError> {
         let mut objects = BTreeMap::new();
+        let is_cut = self.root.is_exact();
         for (register, held) in std::mem::take(&mut self.closures) {
-            let object = object_holding(self.context.types, held, 8);
+            let object = object_holding(self.context.types, held, 8, is_cut);
             let index = self.registry.reserve_synthetic(self.context.image, object)?;
             encoder.follow(register, index, self.context.limits.max_depth);
             objects.insert(register, index);
@@ -174,8 +180,9 @@ impl Planner<'_, '_> {
         // From the value backwards: each chunk type names the next.
         let mut next: Option<u32> = None;
         for (at, hop) in way.iter().enumerate().rev() {
+            let is_cut = self.is_cut(hop);
             let chunk_type = match next {
-                None => match self.last_chunk(hop, ty)? {
+                None => match self.last_chunk(hop, ty, is_cut)? {
                     Some(index) => index,
                     None => return Ok(ValueSource::Unavailable(Unavailable::Budget)),
                 },
@@ -189,7 +196,9 @@ impl Planner<'_, '_> {
                         return Ok(ValueSource::Unavailable(Unavailable::Budget));
                     }
                     let slots = vec![TypeSlot::one(word, SlotTarget::Index(target), 0)];
-                    self.registry.reserve_synthetic(image, Synthetic { bytes, slots })?
+                    let holes = if is_cut && word > 0 { vec![0..word] } else { Vec::new() };
+                    let synthetic = Synthetic { bytes, slots, holes };
+                    self.registry.reserve_synthetic(image, synthetic)?
                 }
             };
             let bound = hop.index.and_then(|index| {
@@ -218,7 +227,12 @@ impl Planner<'_, '_> {
     }
 
     /// The type of the chunk that holds the value itself. `None`: it lies behind the largest chunk.
-    fn last_chunk(&mut self, hop: &AccessHop, ty: TypeId) -> Result<Option<u32>, RegistryError> {
+    fn last_chunk(
+        &mut self,
+        hop: &AccessHop,
+        ty: TypeId,
+        is_cut: bool,
+    ) -> Result<Option<u32>, RegistryError> {
         let go = self.context.types.get(ty);
         let wanted = self.wanted_bytes(&go);
         if hop.offset == 0 && hop.index.is_none() && u64::from(wanted) == go.bytes {
@@ -228,14 +242,74 @@ impl Planner<'_, '_> {
         if offset.saturating_add(wanted) > MAX_CHUNK_BYTES && offset > 0 {
             return Ok(None);
         }
-        let slots = layout_of(self.context.types, Target::value(ty)).slots;
-        let slots = slots
+        let layout = layout_of(self.context.types, Target::value(ty));
+        let slots = layout
+            .slots
             .iter()
             .filter_map(|slot| slot.clipped(wanted))
             .filter_map(|slot| slot.shifted(offset))
             .collect();
         let bytes = offset + wanted;
-        self.registry.reserve_synthetic(self.context.image, Synthetic { bytes, slots }).map(Some)
+        let before = (is_cut && offset > 0).then_some(0..offset);
+        let within =
+            layout.holes.iter().map(|hole| hole.start + offset..hole.end.saturating_add(offset).min(bytes));
+        let holes = before.into_iter().chain(within.filter(|hole| hole.start < hole.end)).collect();
+        let synthetic = Synthetic { bytes, slots, holes };
+        self.registry.reserve_synthetic(self.context.image, synthetic).map(Some)
+    }
+
+    /// What a pointer leads to holds something that is not copied, or it is not known what it holds.
+    fn is_cut(&self, hop: &AccessHop) -> bool {
+        let types = self.context.types;
+        types.redacts() && hop.pointee.is_none_or(|ty| holds_redacted(types, ty))
+    }
+
+    /// Registers that the record does not need. Any of them may hold a secret: of a variable that went out of scope, of a
+    /// caller.
+    fn cleared_registers(
+        &self,
+        root_slots: &[Slot],
+        variables: &[PlannedVariable],
+        dictionary: Option<&DictionaryPlan>,
+    ) -> u32 {
+        if !self.context.types.redacts() {
+            return 0;
+        }
+        let mut needed = 0u32;
+        let mut need = |root_offset: u32| {
+            if root_offset < REGISTER_BYTES {
+                needed |= 1 << (root_offset / 8);
+            }
+        };
+        for slot in root_slots {
+            for repetition in 0..slot.repeat.min(REGISTER_BYTES / 8) {
+                need(slot.word.saturating_add(repetition.saturating_mul(slot.stride)));
+                need(slot.count.saturating_add(repetition.saturating_mul(slot.stride)));
+            }
+        }
+        for variable in variables {
+            match &variable.source {
+                ValueSource::Root(pieces) => {
+                    for piece in pieces {
+                        if let RootPlace::At { root_offset, .. } = piece.place {
+                            need(root_offset);
+                        }
+                    }
+                }
+                ValueSource::Through { word, .. } => need(*word),
+                ValueSource::Chain { word, hops } => {
+                    need(*word);
+                    if let Some(length) = hops.first().and_then(|hop| hop.bound).map(|bound| bound.length) {
+                        need(u32::try_from(length).unwrap_or(u32::MAX));
+                    }
+                }
+                ValueSource::Unavailable(_) => {}
+            }
+        }
+        if let Some(dictionary) = dictionary {
+            need(dictionary.word);
+        }
+        GENERAL_REGISTERS & !needed
     }
 
     fn follow_from_pieces(

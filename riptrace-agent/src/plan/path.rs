@@ -96,6 +96,14 @@ pub enum PathError {
         /// What was to be done.
         operation: &'static str,
     },
+    /// A rule forbids to copy it.
+    #[error(
+        "{text:?} is redacted: a rule forbids to copy it; capture what is beside it, or except its name from the rules (allow = [..] in a --redact-file; --no-redact-defaults lifts the default rules)"
+    )]
+    Redacted {
+        /// The expression.
+        text: Arc<str>,
+    },
     /// The array is shorter.
     #[error("{text:?}: index {index} is out of range: {type_name} has {len} elements")]
     OutOfRange {
@@ -188,6 +196,8 @@ pub(crate) struct WalkHop {
     pub(crate) word: u64,
     /// It points at a slice's elements, of which this one is taken; the slice's length lies 8 bytes behind the pointer.
     pub(crate) index: Option<u64>,
+    /// What it points at; of a slice the element's type.
+    pub(crate) pointee: TypeId,
 }
 
 /// Follows the steps of an expression from a variable of type `ty`.
@@ -197,12 +207,20 @@ pub(crate) fn walk(
     ty: TypeId,
 ) -> Result<Walk, PathError> {
     let mut at = Walk { hops: Vec::new(), offset: 0, ty };
+    let is_redacted = |ty: TypeId| {
+        if types.get(ty).shape == Shape::Redacted {
+            return Err(PathError::Redacted { text: Arc::clone(&expression.text) });
+        }
+        Ok(())
+    };
+    is_redacted(ty)?;
     for step in &expression.steps {
         match step {
             PathStep::Dereference => dereference(types, expression, &mut at)?,
             PathStep::Field(name) => select(types, expression, &mut at, name)?,
             PathStep::Index(index) => take_element(types, expression, &mut at, *index)?,
         }
+        is_redacted(at.ty)?;
     }
     Ok(at)
 }
@@ -216,7 +234,7 @@ fn dereference(types: &dyn TypeSource, expression: &PathExpression, at: &mut Wal
             operation: "dereferencing",
         });
     };
-    at.hops.push(WalkHop { word: at.offset, index: None });
+    at.hops.push(WalkHop { word: at.offset, index: None, pointee: elem });
     at.offset = 0;
     at.ty = elem;
     Ok(())
@@ -301,7 +319,7 @@ fn take_element(
             at.ty = elem;
         }
         Shape::Slice { elem } => {
-            at.hops.push(WalkHop { word: at.offset, index: Some(index) });
+            at.hops.push(WalkHop { word: at.offset, index: Some(index), pointee: elem });
             at.offset = index.saturating_mul(types.get(elem).bytes);
             at.ty = elem;
         }

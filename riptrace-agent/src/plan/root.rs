@@ -20,9 +20,11 @@ const MAX_STACK_OFFSET: i64 = 1 << 31;
 /// What a site wants in its root chunk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RootRequest {
-    /// Bytes from SP, 8-aligned.
+    /// Bytes from SP, 8-aligned unless nothing else may be copied.
     stack: Vec<Range<i64>>,
     words: Vec<WordSource>,
+    /// Nothing but what was asked for may be copied.
+    exact: bool,
 }
 
 /// An address that is written into the root chunk so that it can be followed.
@@ -35,6 +37,16 @@ pub(crate) enum WordSource {
 }
 
 impl RootRequest {
+    /// Nothing but what is asked for is copied: no neighbours, no bytes in between.
+    pub(crate) fn exactly(exact: bool) -> Self {
+        Self { exact, ..Self::default() }
+    }
+
+    /// See [`Self::exactly`].
+    pub(crate) fn is_exact(&self) -> bool {
+        self.exact
+    }
+
     /// Asks for `bytes` from SP + `offset` on. `None`: that is no place on a stack.
     pub(crate) fn want_stack(&mut self, offset: i64, bytes: u32) -> Option<()> {
         if bytes == 0 {
@@ -44,7 +56,7 @@ impl RootRequest {
         if offset.abs() > MAX_STACK_OFFSET || end > MAX_STACK_OFFSET {
             return None;
         }
-        self.stack.push(offset & !7..(end + 7) & !7);
+        self.stack.push(if self.exact { offset..end } else { offset & !7..(end + 7) & !7 });
         Some(())
     }
 
@@ -62,7 +74,7 @@ impl RootRequest {
         let mut windows = Vec::new();
         let mut place = |offset: i64, base: u32, bytes: u32| {
             windows.push(Window { offset, base, root_offset, bytes, reserved: 0 });
-            root_offset = root_offset.checked_add(bytes)?;
+            root_offset = root_offset.checked_add(bytes.checked_next_multiple_of(8)?)?;
             Some(())
         };
         for stretch in stretches.drain(..) {
@@ -84,7 +96,13 @@ impl RootRequest {
         sorted.sort_unstable_by_key(|stretch| (stretch.start, stretch.end));
         let first = sorted.first().map_or(0, |stretch| stretch.start);
         let last = sorted.iter().map(|stretch| stretch.end).max().unwrap_or(0);
-        let gap = if last - first <= ONE_WINDOW_BYTES { ONE_WINDOW_BYTES } else { MERGE_GAP_BYTES };
+        let gap = if self.exact {
+            0
+        } else if last - first <= ONE_WINDOW_BYTES {
+            ONE_WINDOW_BYTES
+        } else {
+            MERGE_GAP_BYTES
+        };
         let mut merged: Vec<Range<i64>> = Vec::new();
         for stretch in sorted {
             match merged.last_mut() {
@@ -99,7 +117,7 @@ impl RootRequest {
 /// Where everything is in the root chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RootLayout {
-    /// The windows, by root offset, without gaps.
+    /// The windows, by root offset, each from a multiple of 8 on.
     pub(crate) windows: Vec<Window>,
     /// Bytes of the root chunk.
     pub(crate) root_bytes: u32,
@@ -128,6 +146,10 @@ impl RootLayout {
             .map(|(window, index)| (window.root_offset, index))
     }
 }
+
+/// The words of the register file that a program's values can be in: all but the stack pointer, the program counter and
+/// what belongs to the processor.
+pub(crate) const GENERAL_REGISTERS: u32 = (1 << (register::ORIG_RAX / 8)) - 1;
 
 /// Root offset and name of a general register, by its DWARF number (System V ABI for x86-64, figure 3.36).
 pub(crate) fn general_register(number: u16) -> Option<(u32, &'static str)> {

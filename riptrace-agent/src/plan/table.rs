@@ -9,7 +9,7 @@ use riptrace_common::abi::{
     limits::MAX_SLOTS_PER_TYPE,
     program::{
         ACTION_EMPTY_INTERFACE, ACTION_FOLLOW, ACTION_INTERFACE, COUNT_ONE, COUNT_WORD, NO_SLOT, OP_HELD,
-        OP_SCAN, Slot, TABLE_OPS, TYPE_TORN_CHECK, Table, TableOp, Type,
+        OP_SCAN, Slot, TABLE_OPS, TYPE_HAS_HOLES, TYPE_TORN_CHECK, Table, TableOp, Type,
     },
 };
 
@@ -104,7 +104,7 @@ impl Builder<'_> {
 
     /// `None`: the slot is the walk's. `Some(None)`: it leads nowhere.
     fn op(&self, slot: &Slot, from: usize, depth: u32) -> Option<Option<TableOp>> {
-        if slot.repeat != 1 {
+        if slot.repeat != 1 || slot.guard != 0 {
             return None;
         }
         let depth = depth + u32::from(slot.deeper);
@@ -128,7 +128,7 @@ impl Builder<'_> {
                     return Some(None);
                 }
                 let ty = self.uploaded.types.get(&slot.target)?;
-                if ty.flags & TYPE_TORN_CHECK != 0 || ty.bytes == 0 {
+                if ty.flags & (TYPE_TORN_CHECK | TYPE_HAS_HOLES) != 0 || ty.bytes == 0 {
                     return None;
                 }
                 op.bytes = ty.bytes;

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    ops::Range,
     sync::Arc,
 };
 
@@ -14,15 +15,15 @@ use riptrace_common::abi::{
     limits::{FIRST_ROOT_SLOT, FIRST_ROOT_TYPE, MAX_DYNAMIC_TYPES, MAX_SLOTS_PER_TYPE},
     program::{
         DYNAMIC_CODE, DYNAMIC_FOLLOW, DYNAMIC_FUNC, DYNAMIC_ITAB, DYNAMIC_NOTHING, DYNAMIC_TYPE, Dynamic,
-        DynamicKey, Slot, TYPE_BYTES, TYPE_FIRST, TYPE_TORN_CHECK, Type,
+        DynamicKey, Slot, TYPE_BYTES, TYPE_FIRST, TYPE_HAS_HOLES, TYPE_TORN_CHECK, Type,
     },
 };
 
 use crate::{
     dwarf::ClosureLayout,
     golang::{
-        layout::{DynamicTarget, Layout, SlotTarget, Target, TypeSlot, dynamic_of, layout_of},
-        types::{TypeId, TypeSource},
+        layout::{DynamicTarget, Layout, SlotTarget, Target, TypeSlot, dynamic_of, layout_of, without},
+        types::{Shape, TypeId, TypeSource},
     },
 };
 
@@ -108,6 +109,8 @@ pub struct Synthetic {
     pub bytes: u32,
     /// What is followed from it.
     pub slots: Vec<TypeSlot>,
+    /// Bytes that are not copied, in order.
+    pub holes: Vec<Range<u32>>,
 }
 
 /// (image, type) ↔ index of the kernel's map of types.
@@ -115,7 +118,8 @@ pub struct Synthetic {
 pub struct TypeRegistry {
     /// `entries[i]` has index `TYPE_FIRST + i`.
     entries: Vec<Entry>,
-    by_type: HashMap<(u32, TypeId), u32>,
+    /// A map's parts are numbered once as an ordinary map's and once as a guarded one's.
+    by_type: HashMap<(u32, TypeId, bool), u32>,
     by_synthetic: HashMap<(u32, Arc<Synthetic>), u32>,
     by_closure: HashMap<(u32, u64), u32>,
     images: HashMap<u32, Image>,
@@ -144,6 +148,8 @@ struct Compiled {
     levels: u32,
     /// (index, levels that it is deeper by) of what its slots lead to, each once.
     leads_to: Vec<(u32, u8)>,
+    /// Bytes of an element, of which not all are copied.
+    holed_bytes: Option<u32>,
 }
 
 /// What the registry keeps of one image.
@@ -167,7 +173,20 @@ impl TypeRegistry {
     /// The index of a type, if a plan leads to it.
     #[must_use]
     pub fn index_of(&self, image: u32, ty: TypeId) -> Option<u32> {
-        self.by_type.get(&(image, ty)).copied()
+        let index = |is_guarded| self.by_type.get(&(image, ty, is_guarded)).copied();
+        index(false).or_else(|| index(true))
+    }
+
+    /// Bytes of an element of the type with this index, if not all of them are copied.
+    #[must_use]
+    pub fn holed_bytes(&self, index: u32) -> Option<u32> {
+        self.entry(index)?.compiled.as_ref()?.holed_bytes
+    }
+
+    /// Both indexes stand for the same type.
+    #[must_use]
+    pub fn is_same_type(&self, one: u32, other: u32) -> bool {
+        one == other || self.type_at(one).is_some_and(|ty| self.type_at(other) == Some(ty))
     }
 
     /// The index of the chunk type of closure objects of the function that is entered at this link-time address.
@@ -222,11 +241,12 @@ impl TypeRegistry {
 
     /// The index of a type. Its entry may stay empty until [`Self::compile`] reaches it.
     pub fn reserve(&mut self, image: u32, target: Target) -> Result<u32, RegistryError> {
-        if let Some(index) = self.index_of(image, target.ty) {
+        let key = (image, target.ty, target.is_guarded());
+        if let Some(&index) = self.by_type.get(&key) {
             return Ok(index);
         }
         let index = self.new_entry(image, Content::Type(target))?;
-        self.by_type.insert((image, target.ty), index);
+        self.by_type.insert(key, index);
         Ok(index)
     }
 
@@ -418,13 +438,18 @@ impl TypeRegistry {
                 }
                 layout
             }
-            Content::Synthetic(synthetic) => {
-                Layout { bytes: synthetic.bytes, slots: synthetic.slots.clone(), ..Layout::default() }
-            }
+            Content::Synthetic(synthetic) => Layout {
+                bytes: synthetic.bytes,
+                slots: synthetic.slots.clone(),
+                holes: synthetic.holes.clone(),
+                ..Layout::default()
+            },
         };
         self.interfaces.extend(layout.interfaces.iter().map(|&ty| (image, ty)));
         let count = u32::try_from(layout.slots.len()).unwrap_or(u32::MAX).min(MAX_SLOTS_PER_TYPE);
-        if FIRST_ROOT_SLOT - self.next_slot < count {
+        let kept = if layout.holes.is_empty() { Vec::new() } else { layout.kept() };
+        let runs = u32::try_from(kept.len()).unwrap_or(u32::MAX);
+        if FIRST_ROOT_SLOT - self.next_slot < count.saturating_add(runs) {
             return Err(RegistryError::TooManySlots { limit: FIRST_ROOT_SLOT });
         }
         let mut slots = Vec::with_capacity(layout.slots.len());
@@ -437,12 +462,21 @@ impl TypeRegistry {
             }
         }
         let first_slot = self.next_slot;
-        self.next_slot += count;
+        slots.extend(kept.iter().map(|run| Slot {
+            word: run.start,
+            count: run.end - run.start,
+            ..Slot::default()
+        }));
+        self.next_slot += count + runs;
         self.pending.slots.extend((first_slot..).zip(slots));
-        let flags = if layout.torn_check { TYPE_TORN_CHECK } else { 0 };
+        let mut flags = if layout.torn_check { TYPE_TORN_CHECK } else { 0 };
+        if runs != 0 {
+            flags |= TYPE_HAS_HOLES | runs << 16;
+        }
         self.pending.types.push((index, Type { bytes: layout.bytes, first_slot, slots: count, flags }));
         if let Some(entry) = self.entry_mut(index) {
-            entry.compiled = Some(Compiled { levels: 0, leads_to });
+            let holed_bytes = (runs != 0).then_some(layout.bytes);
+            entry.compiled = Some(Compiled { levels: 0, leads_to, holed_bytes });
         }
         Ok(())
     }
@@ -479,8 +513,14 @@ pub(crate) fn encode(slot: &TypeSlot, target: u32) -> Slot {
         count_rule: slot.count_rule,
         limit: slot.limit,
         deeper: slot.deeper,
-        reserved: 0,
+        guard: slot.guard,
     }
+}
+
+/// What is not kept of an object of `bytes` bytes.
+pub(crate) fn holes_between(bytes: u32, mut kept: Vec<Range<u32>>) -> Vec<Range<u32>> {
+    kept.sort_unstable_by_key(|run| (run.start, run.end));
+    without(0..bytes, &kept)
 }
 
 /// A closure object: the code address, then what the closure captured.
@@ -490,7 +530,7 @@ fn closure_object(types: &dyn TypeSource, layout: &ClosureLayout) -> Synthetic {
         ty: variable.ty,
         by_reference: variable.by_reference,
     });
-    object_holding(types, captured, layout.bytes)
+    object_holding(types, captured, layout.bytes, false)
 }
 
 /// A variable in a closure object.
@@ -502,28 +542,40 @@ pub(crate) struct HeldVariable {
     pub(crate) by_reference: bool,
 }
 
-/// A chunk type of at least `bytes` bytes that holds these variables.
+/// A chunk type of at least `bytes` bytes that holds these variables. `is_cut`: of the rest nothing is copied, which may
+/// have to remain where it is.
 pub(crate) fn object_holding(
     types: &dyn TypeSource,
     variables: impl IntoIterator<Item = HeldVariable>,
     bytes: u64,
+    is_cut: bool,
 ) -> Synthetic {
     let mut end = bytes;
     let mut slots = Vec::new();
+    // The code address, and what is asked for.
+    let mut kept = vec![0..8];
+    let mut redacts = false;
     for variable in variables {
         let Ok(at) = u32::try_from(variable.offset) else { continue };
         if variable.by_reference {
             end = end.max(variable.offset.saturating_add(8));
+            kept.push(at..at.saturating_add(8));
+            redacts |= types.get(variable.ty).shape == Shape::Redacted;
             slots.push(TypeSlot::one(at, SlotTarget::Type(Target::value(variable.ty)), 0));
         } else {
             end = end.max(variable.offset.saturating_add(types.get(variable.ty).bytes));
-            slots.extend(
-                layout_of(types, Target::value(variable.ty)).slots.iter().filter_map(|slot| slot.shifted(at)),
+            let layout = layout_of(types, Target::value(variable.ty));
+            slots.extend(layout.slots.iter().filter_map(|slot| slot.shifted(at)));
+            kept.extend(
+                layout.kept().iter().map(|run| at.saturating_add(run.start)..at.saturating_add(run.end)),
             );
+            redacts |= layout.redacts;
         }
     }
     slots.truncate(MAX_SLOTS_PER_TYPE as usize);
-    Synthetic { bytes: u32::try_from(end).unwrap_or(u32::MAX), slots }
+    let bytes = u32::try_from(end).unwrap_or(u32::MAX);
+    let holes = if is_cut || redacts { holes_between(bytes, kept) } else { Vec::new() };
+    Synthetic { bytes, slots, holes }
 }
 
 #[cfg(test)]

@@ -17,9 +17,9 @@ use riptrace_common::abi::{
     limits,
     program::{
         CALL_ENTRY, CALL_GOEXIT, CALL_NONE, CALL_RECOVERY, CALL_RETURN, CallState, Costs, Counters, Dynamic,
-        DynamicKey, Image, NO_REDUCED_SITE, ProcessKey, SITE_ENABLED, SITE_HAS_CFA, Site, Slot, State,
-        TRACEPOINT_ENABLED, TRACEPOINT_PROCESS_SET, TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_UNKNOWN,
-        Table, Tracepoint, Type, Window,
+        DynamicKey, Image, MAX_ALLOWED_KEY_BYTES, NO_REDUCED_SITE, ProcessKey, SITE_ENABLED, SITE_HAS_CFA,
+        SITE_REDACTS, Site, Slot, State, TRACEPOINT_ENABLED, TRACEPOINT_PROCESS_SET, TYPE_BYTES,
+        TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_UNKNOWN, Table, Tracepoint, Type, Window, key_hash,
     },
     stack,
 };
@@ -156,6 +156,7 @@ pub struct Kernel {
     tables: Array<MapData, Table>,
     images: Array<MapData, Image>,
     dynamic: BpfHashMap<MapData, DynamicKey, Dynamic>,
+    allowed_keys: BpfHashMap<MapData, u64, u32>,
     processes: BpfHashMap<MapData, ProcessKey, u8>,
     registry: Registry,
     uploaded: Uploaded,
@@ -202,6 +203,9 @@ impl Kernel {
             tables: array(&mut ebpf, "TABLES")?,
             images: array(&mut ebpf, "IMAGES")?,
             dynamic: take(&mut ebpf, "DYNAMIC")?.try_into().map_err(|error| bad_map("DYNAMIC", &error))?,
+            allowed_keys: take(&mut ebpf, "ALLOWED_KEYS")?
+                .try_into()
+                .map_err(|error| bad_map("ALLOWED_KEYS", &error))?,
             processes: take(&mut ebpf, "PROCESSES")?
                 .try_into()
                 .map_err(|error| bad_map("PROCESSES", &error))?,
@@ -273,6 +277,18 @@ impl Kernel {
         map::write(&self.types, "TYPES", &keys, &values)?;
         let (keys, values): (Vec<_>, Vec<_>) = upload.dynamic.iter().copied().unzip();
         map::write(&self.dynamic, "DYNAMIC", &keys, &values)
+    }
+
+    /// Adds keys of maps whose values are followed although they are those of a guarded map (`Slot::guard`). Longer keys
+    /// than the kernel side compares, and keys past its room, are left out: their values are not copied.
+    pub fn allow_keys<'k>(&mut self, keys: impl IntoIterator<Item = &'k str>) -> Result<(), ProbeError> {
+        let (hashes, lengths): (Vec<u64>, Vec<u32>) = keys
+            .into_iter()
+            .filter(|key| key.len() <= MAX_ALLOWED_KEY_BYTES)
+            .filter_map(|key| Some((key_hash(key.as_bytes()), u32::try_from(key.len()).ok()?)))
+            .take(limits::MAX_ALLOWED_KEYS as usize)
+            .unzip();
+        map::write(&self.allowed_keys, "ALLOWED_KEYS", &hashes, &lengths)
     }
 
     /// Makes a tracepoint; it is armed at once if it says so (`TRACEPOINT_ENABLED`). `tgids`: the only processes that
@@ -478,7 +494,9 @@ impl Kernel {
                 link_address: plan.link_address,
                 tracepoint,
                 image,
-                flags: SITE_ENABLED | if plan.cfa_from_sp.is_some() { SITE_HAS_CFA } else { 0 },
+                flags: SITE_ENABLED
+                    | if plan.cfa_from_sp.is_some() { SITE_HAS_CFA } else { 0 }
+                    | if plan.redacts { SITE_REDACTS } else { 0 },
                 generation: handle.generation,
                 first_window: entry.first_window,
                 windows: entry.windows,
@@ -499,6 +517,7 @@ impl Kernel {
                 CallRole::Goexit => CALL_GOEXIT,
             };
             site.set_call(call, plan.needs_entry);
+            site.set_cleared_registers(plan.cleared_registers);
             sites.1.push(site);
         }
         map::write(&self.tables, "TABLES", &tables.0, &tables.1)?;

@@ -138,6 +138,7 @@ fn events() -> Vec<Event> {
             tracepoint: Arc::clone(&tracepoint),
             requested: "handler.go:42".to_owned(),
             executable: "/usr/bin/orders".to_owned(),
+            redaction: "defaults".into(),
             sites: vec![SiteInfo {
                 location: location(),
                 event: Trigger::Line,

@@ -18,6 +18,7 @@ use crate::{
         types::{Shape, TypeSource},
     },
     plan::sites::CodeReader,
+    redact::{RedactedTypes, Rules},
 };
 
 /// A binary that is traced.
@@ -29,6 +30,10 @@ pub struct Image {
     pub debug: Option<Arc<DebugInfo>>,
     /// Why it has none, and what to do.
     pub debug_missing: Option<String>,
+    /// Its types, as far as they may be read.
+    types: Option<RedactedTypes<Arc<DebugInfo>>>,
+    /// Rules hold of what is copied of it.
+    is_redacted: bool,
     /// Its data that never changes.
     constants: Arc<Constants>,
     /// What closures hold, by their code.
@@ -50,10 +55,13 @@ impl Image {
                 }
                 let memory: Arc<dyn TypeMemory> = Arc::clone(&constants) as _;
                 let debug = Arc::new(debug.with_runtime_types(memory));
+                let types = RedactedTypes::new(Arc::clone(&debug), Arc::default());
                 Self {
                     executable,
                     debug: Some(debug),
                     debug_missing: None,
+                    types: Some(types),
+                    is_redacted: false,
                     constants,
                     closures: Mutex::default(),
                 }
@@ -62,10 +70,32 @@ impl Image {
                 executable,
                 debug: None,
                 debug_missing: Some(reason),
+                types: None,
+                is_redacted: false,
                 constants,
                 closures: Mutex::default(),
             },
         }
+    }
+
+    /// The same binary, of which nothing is copied that the rules forbid.
+    #[must_use]
+    pub fn redacted(self, rules: &Arc<Rules>) -> Self {
+        let types = self.debug.as_ref().map(|debug| RedactedTypes::new(Arc::clone(debug), Arc::clone(rules)));
+        // What closures hold was read without the rules.
+        Self { types, is_redacted: !rules.are_off(), closures: Mutex::default(), ..self }
+    }
+
+    /// Rules hold of what is copied of it.
+    #[must_use]
+    pub fn is_redacted(&self) -> bool {
+        self.is_redacted
+    }
+
+    /// Its types, as far as they may be read. `None`: it has no debug data.
+    #[must_use]
+    pub fn types(&self) -> Option<&RedactedTypes<Arc<DebugInfo>>> {
+        self.types.as_ref()
     }
 
     /// Where this binary's Go keeps its things: by its debug data, else by its version.
@@ -91,7 +121,12 @@ impl Image {
         let debug = self.debug.as_deref()?;
         let mut known = self.closures.lock().unwrap_or_else(PoisonError::into_inner);
         let found = known.entry(code_address);
-        found.or_insert_with(|| closures::layout(self, debug, code_address).map(Arc::new)).clone()
+        let read = || {
+            let mut layout = closures::layout(self, debug, code_address)?;
+            self.types()?.redact_closure(&mut layout);
+            Some(Arc::new(layout))
+        };
+        found.or_insert_with(read).clone()
     }
 
     /// The source files whose path is `suffix` or ends with `/suffix`.

@@ -21,7 +21,13 @@ mod scope;
 mod stacks;
 pub mod survey;
 
-use std::{collections::HashMap, ops::ControlFlow, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::{Arc, mpsc::Sender},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use riptrace_common::{
@@ -174,6 +180,8 @@ pub struct Tracer {
     batch: Vec<Bytes>,
     trap_cost: Option<TrapCost>,
     budget: Option<Budget>,
+    /// Gets every record as it came.
+    copies: Option<Sender<Bytes>>,
 }
 
 impl Tracer {
@@ -187,6 +195,9 @@ impl Tracer {
         let Planner { registry, images } = planner;
         for known in &images {
             let index = kernel.add_image(&known.image.abi())?;
+            if let Some(types) = known.image.types() {
+                kernel.allow_keys(types.rules().allowed_keys())?;
+            }
             if index != known.index {
                 return Err(ProbeError::Unknown { what: "image", index: known.index.into() });
             }
@@ -207,6 +218,7 @@ impl Tracer {
             batch: Vec::new(),
             trap_cost: None,
             budget: None,
+            copies: None,
         })
     }
 
@@ -223,6 +235,9 @@ impl Tracer {
     /// The kernel side has no room for it.
     pub fn add_image(&mut self, image: Image) -> Result<ImageId, ProbeError> {
         let index = self.kernel.add_image(&image.abi())?;
+        if let Some(types) = image.types() {
+            self.kernel.allow_keys(types.rules().allowed_keys())?;
+        }
         self.images.push(KnownImage { image, index });
         Ok(ImageId(self.images.len() - 1))
     }
@@ -245,6 +260,11 @@ impl Tracer {
     /// The kernel refused.
     pub fn set_processes(&mut self, id: TracepointId, pids: &[u32]) -> Result<(), ProbeError> {
         self.kernel.set_processes(id.0, pids)
+    }
+
+    /// Hands every record over as the kernel side wrote it, besides decoding it.
+    pub fn copy_records_to(&mut self, copies: Sender<Bytes>) {
+        self.copies = Some(copies);
     }
 
     /// Arms a tracepoint.
@@ -309,6 +329,7 @@ impl Tracer {
                     },
                 );
                 let attached = Attached {
+                    redaction: self.redaction(request.image),
                     tracepoint: request.id,
                     requested: request.requested,
                     executable,
@@ -322,6 +343,11 @@ impl Tracer {
                 Err(error)
             }
         }
+    }
+
+    fn redaction(&self, image: ImageId) -> Arc<str> {
+        let types = self.image(image).and_then(Image::types);
+        types.map_or_else(|| "off".into(), |types| Arc::clone(types.rules().description()))
     }
 
     /// Writes the sites and sets the traps.
@@ -393,6 +419,10 @@ impl Tracer {
             let taken = self.ring.drain(&mut self.batch, MAX_BATCH);
             let mut batch = std::mem::take(&mut self.batch);
             for record in batch.drain(..) {
+                if let Some(copies) = &self.copies {
+                    // Whoever listened may have gone.
+                    let _ = copies.send(record.clone());
+                }
                 match record::header(&record) {
                     Ok(header) => {
                         self.newest_ns = self.newest_ns.max(header.ktime_ns);
@@ -473,8 +503,8 @@ impl Tracer {
             return Some(Event::Error(ErrorEvent { tracepoint: Some(Arc::clone(&tracepoint.id)), message }));
         };
         let nothing = RawTypes;
-        let types: &dyn TypeSource = match &known.image.debug {
-            Some(debug) => debug.as_ref(),
+        let types: &dyn TypeSource = match known.image.types() {
+            Some(types) => types,
             None => &nothing,
         };
         let context = DecodeContext {
@@ -488,6 +518,7 @@ impl Tracer {
             host,
             process: processes.facts(header.tgid, &known.image),
             sent_stack: taken.sent_stack.as_deref(),
+            redaction: known.image.types().map(|types| &**types.rules()).filter(|rules| !rules.are_off()),
         };
         match decode::decode(bytes, &context) {
             Ok(mut decoded) => {
@@ -512,9 +543,9 @@ impl Tracer {
         }
         let Some(armed) = self.armed.get(&tracepoint) else { return };
         let Some(known) = self.images.get(armed.image.0) else { return };
-        let Some(debug) = &known.image.debug else { return };
-        if let Err(error) = planning::learn(&mut self.registry, &known.image, known.index, debug, types, code)
-        {
+        let Some(known_types) = known.image.types() else { return };
+        let learnt = planning::learn(&mut self.registry, &known.image, known.index, known_types, types, code);
+        if let Err(error) = learnt {
             tracing::warn!(%error, "types that were met in a hit are not followed");
         }
         if let Err(error) = self.kernel.upload(&self.registry.take_upload()) {

@@ -8,7 +8,10 @@ use riptrace_common::wire::{
     value::Value,
 };
 
-use super::scope::{PackageNames, ParsedExpr, with_package};
+use super::{
+    planning::ImageTypes,
+    scope::{PackageNames, ParsedExpr, with_package},
+};
 use crate::{
     dwarf::{DebugInfo, VisibleVariable},
     expr::{self, Computed, OutputPiece, Outputs, Scope, Template, TemplatePiece},
@@ -35,19 +38,21 @@ impl Expressions {
 
 /// The operands of the expressions, to be captured behind the captures, and what is made of them.
 pub(super) fn plan(
-    debug: &DebugInfo,
+    types: &ImageTypes,
     package: &str,
     variables: &[VisibleVariable],
     captures: usize,
     expressions: &Expressions,
 ) -> Result<(Vec<PathExpression>, Outputs), String> {
+    let debug: &DebugInfo = types.unredacted();
     let short = package.rsplit('/').next().unwrap_or(package);
     let mut operands = Vec::new();
     let mut one = |option: &str, text: &Arc<str>, parsed: &expr::Expr| {
-        let scoped = with_package(debug, package, &expr::names_in(parsed), variables)
+        let mut scoped = with_package(debug, package, &expr::names_in(parsed), variables)
             .map_err(|error| error.to_string())?;
-        let names = PackageNames { debug, package };
-        let scope = Scope { types: debug, variables: &scoped, names: &names };
+        types.redact_variables(&mut scoped);
+        let names = PackageNames { debug, package, rules: types.rules() };
+        let scope = Scope { types, variables: &scoped, names: &names };
         let typed = expr::check(text, parsed, scope).map_err(|error| format!("{option}: {error}"))?;
         let is_variable = |name: &str, field: Option<&str>| {
             let is = |name: &str| scoped.iter().any(|variable| &*variable.name == name);

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     binary::{BinaryError, FileIdentity},
-    dwarf::{DebugInfo, DwarfError, VariableLocation, VisibleVariable},
+    dwarf::{DebugInfo, DwarfError, Function, VariableLocation, VisibleVariable},
     expr,
     golang::types::{Shape, TypeId, TypeSource},
     plan::{
@@ -33,6 +33,7 @@ use crate::{
         stripped::{RawTypes, TableLines, argument_registers},
         types::{COMMON_DYNAMIC_TYPES, RegistryError, TypeRegistry},
     },
+    redact::RedactedTypes,
 };
 
 /// Types that are compiled in advance for interfaces, for one location. What is not among them is learnt from hits.
@@ -45,6 +46,9 @@ const MAX_ANY_TYPES: usize = 2048;
 const MAX_CLOSURES: usize = 512;
 /// Dictionaries of a package that are read in advance.
 const MAX_DICTIONARIES: usize = 512;
+
+/// A binary's types, as far as they may be read.
+pub(super) type ImageTypes = RedactedTypes<Arc<DebugInfo>>;
 
 /// What is wanted at a location.
 #[derive(Clone, Debug)]
@@ -157,8 +161,8 @@ pub(super) fn plan(
     wanted: &Wanted,
 ) -> Result<PlannedLocation, PlanFailure> {
     let planned = plan_sites(registry, image, index, wanted)?;
-    if let Some(debug) = &image.debug {
-        preload(registry, image, index, debug, &planned.plans)?;
+    if let Some(types) = image.types() {
+        preload(registry, image, index, types, &planned.plans)?;
     }
     Ok(planned)
 }
@@ -179,6 +183,11 @@ fn plan_sites(
                 return Err(PlanFailure::NoVariables { reason });
             }
             warnings.push(reason);
+            if image.is_redacted() {
+                let unnamed = "without debug data nothing has a name that a redaction rule could forbid; the registers are \
+                               shown as they are";
+                warnings.push(unnamed.to_owned());
+            }
             table = TableLines::new(image.executable.pclntab()?);
             &table
         }
@@ -252,8 +261,8 @@ fn plan_one(
         let address = site.link_address;
         image.executable.file_offset(address).ok_or(PlanFailure::NotInFile { address })
     };
-    let (debug, function, proofs) = match (&image.debug, &site.function, proofs) {
-        (Some(debug), Some(function), Some(proofs)) => (debug, function, proofs),
+    let (debug, types, function, proofs) = match (&image.debug, image.types(), &site.function, proofs) {
+        (Some(debug), Some(types), Some(function), Some(proofs)) => (debug, types, function, proofs),
         _ => {
             let registers = if site.trigger == Trigger::Entry { argument_registers() } else { Vec::new() };
             let cfa_from_sp = |address| cfa_from_table(image, address);
@@ -262,6 +271,7 @@ fn plan_one(
             let context = SiteContext {
                 image: index,
                 types: &RawTypes,
+                exact: false,
                 site: &site,
                 file_offset: file_offset(&site)?,
                 cfa_from_sp: cfa_from_sp(site.link_address),
@@ -284,7 +294,7 @@ fn plan_one(
     let mut computed = None;
     // A plan of arguments only shows what it can of the operands.
     if !wanted.expressions.is_empty() && !wanted.arguments_only {
-        let planned = outputs::plan(debug, package, &variables, captures.len(), &wanted.expressions);
+        let planned = outputs::plan(types, package, &variables, captures.len(), &wanted.expressions);
         let (operands, outputs) =
             planned.map_err(|reason| PlanFailure::Expression { place: place_of(site), reason })?;
         captures.extend(operands);
@@ -298,12 +308,15 @@ fn plan_one(
     let choice = choose_site(wanted, site, taken, &cfa_from_sp, &variables, dictionary.as_ref());
     let site = site.moved(&choice);
     let mut variables = choice.variables;
+    types.redact_variables(&mut variables);
+    let exact = has_redacted(types, function)?;
     if wanted.arguments_only {
         variables.retain(|variable| matches!(variable.role, Role::Argument | Role::Receiver));
     }
     let context = SiteContext {
         image: index,
-        types: debug.as_ref(),
+        types,
+        exact,
         site: &site,
         file_offset: file_offset(&site)?,
         cfa_from_sp: cfa_from_sp(site.link_address),
@@ -315,7 +328,7 @@ fn plan_one(
     let mut plan = plan_site(registry, &context, shown, &wanted.captures)?;
     // A plan of arguments only stands in for one that has decided already.
     if let Some(when) = wanted.when.as_ref().filter(|_| !wanted.arguments_only) {
-        let compiled = scope::condition(debug, package, &site, context.cfa_from_sp, &variables, when);
+        let compiled = scope::condition(types, package, &site, context.cfa_from_sp, &variables, when);
         plan.condition =
             Some(compiled.map_err(|reason| PlanFailure::Condition { place: place_of(&site), reason })?);
     }
@@ -326,6 +339,15 @@ fn plan_one(
 fn place_of(site: &Site) -> String {
     let Location { file, line, function, pc, .. } = &site.location;
     format!("{file}:{line} in {function} ({pc})")
+}
+
+/// A function has variables, visible or not, that are not copied: they may lie between others on its stack.
+pub(super) fn has_redacted(types: &ImageTypes, function: &Function) -> Result<bool, DwarfError> {
+    if !types.redacts() {
+        return Ok(false);
+    }
+    let variables = types.unredacted().all_variables(function)?;
+    Ok(variables.iter().any(|(name, ty)| types.holds_redacted(name, *ty)))
 }
 
 /// As [`choose_site`], of all variables of a site.
@@ -435,7 +457,7 @@ fn preload(
     registry: &mut TypeRegistry,
     image: &Image,
     index: u32,
-    debug: &DebugInfo,
+    types: &ImageTypes,
     plans: &[SitePlan],
 ) -> Result<(), RegistryError> {
     let met = registry.take_interfaces().into_iter().map(|(_, ty)| ty);
@@ -443,11 +465,11 @@ fn preload(
     let mut interfaces: Vec<TypeId> = met.chain(variables).collect();
     interfaces.sort_unstable();
     interfaces.dedup();
-    preload_dictionaries(registry, image, index, debug, plans)?;
-    preload_closures(registry, image, index, debug, plans)?;
+    preload_dictionaries(registry, image, index, types, plans)?;
+    preload_closures(registry, image, index, types, plans)?;
     let mut names = HashSet::new();
     let mut any = false;
-    for interface in interfaces.into_iter().map(|ty| debug.get(ty)) {
+    for interface in interfaces.into_iter().map(|ty| types.get(ty)) {
         match interface.shape {
             Shape::Interface => drop(names.insert(Arc::clone(&interface.name))),
             Shape::EmptyInterface => any = true,
@@ -460,18 +482,18 @@ fn preload(
         let itabs = image.executable.itabs();
         let implementing = itabs.iter().filter(|itab| names.contains(itab.interface.as_str()));
         for itab in implementing {
-            let Some(ty) = debug.type_named(&itab.concrete) else { continue };
+            let Some(ty) = types.unredacted().type_named(&itab.concrete) else { continue };
             candidates.push(ty);
-            if let Some(runtime_type) = debug.get(ty).runtime_type {
+            if let Some(runtime_type) = types.get(ty).runtime_type {
                 named.push((itab.link_address, runtime_type));
             }
         }
     }
     if any {
-        candidates.extend(COMMON_DYNAMIC_TYPES.iter().filter_map(|name| debug.type_named(name)));
-        candidates.extend(debug.runtime_types().map(|(_, ty)| ty).take(MAX_ANY_TYPES));
+        candidates.extend(COMMON_DYNAMIC_TYPES.iter().filter_map(|name| types.unredacted().type_named(name)));
+        candidates.extend(types.unredacted().runtime_types().map(|(_, ty)| ty).take(MAX_ANY_TYPES));
     }
-    registry.preload(index, debug, candidates, MAX_PRELOADED_TYPES)?;
+    registry.preload(index, types, candidates, MAX_PRELOADED_TYPES)?;
     for (itab, runtime_type) in named {
         registry.add_itab(index, itab, runtime_type);
     }
@@ -484,7 +506,7 @@ fn preload_dictionaries(
     registry: &mut TypeRegistry,
     image: &Image,
     index: u32,
-    debug: &DebugInfo,
+    types: &ImageTypes,
     plans: &[SitePlan],
 ) -> Result<(), RegistryError> {
     let mut words: HashMap<&str, BTreeSet<u32>> = HashMap::new();
@@ -494,14 +516,14 @@ fn preload_dictionaries(
         wanted.extend(dictionary.variables.iter().map(|(_, index)| index.word));
     }
     // One walk through the symbol table a package, however many sites and instantiations there are.
-    let mut proofs = Proofs::new(image, debug);
+    let mut proofs = Proofs::new(image, types.unredacted());
     for (package, words) in words {
         for address in proofs.dictionary_addresses(package).into_iter().take(MAX_DICTIONARIES) {
             for word in &words {
                 // A word behind a shorter dictionary's end is the next one's: a type all the same, or none.
                 let entry = address.checked_add(8 * u64::from(*word));
                 if let Some(runtime_type) = entry.and_then(|entry| image.constant_pointer(entry)) {
-                    registry.add_dynamic(index, debug, runtime_type)?;
+                    registry.add_dynamic(index, types, runtime_type)?;
                 }
             }
         }
@@ -515,13 +537,13 @@ fn preload_closures(
     registry: &mut TypeRegistry,
     image: &Image,
     index: u32,
-    debug: &DebugInfo,
+    types: &ImageTypes,
     plans: &[SitePlan],
 ) -> Result<(), RegistryError> {
     let Ok(table) = image.executable.pclntab() else { return Ok(()) };
     let with_funcs = plans
         .iter()
-        .filter(|plan| plan.variables.iter().any(|variable| debug.get(variable.ty).shape == Shape::Func));
+        .filter(|plan| plan.variables.iter().any(|variable| types.get(variable.ty).shape == Shape::Func));
     let own = with_funcs.map(|plan| package_of(&plan.location.function));
     let mut packages: HashSet<&str> = own.collect();
     // A `context.CancelFunc` is the one func of another package that almost every program keeps.
@@ -536,7 +558,7 @@ fn preload_closures(
             });
         for closure in closures.take(MAX_CLOSURES) {
             if let Some(layout) = image.closure_layout(closure.entry) {
-                registry.add_closure(index, debug, closure.entry, &layout)?;
+                registry.add_closure(index, types, closure.entry, &layout)?;
             }
         }
     }
@@ -548,16 +570,16 @@ pub(super) fn learn(
     registry: &mut TypeRegistry,
     image: &Image,
     index: u32,
-    debug: &DebugInfo,
-    types: &[u64],
+    types: &ImageTypes,
+    runtime_types: &[u64],
     code: &[u64],
 ) -> Result<(), RegistryError> {
-    for &runtime_type in types {
-        registry.add_dynamic(index, debug, runtime_type)?;
+    for &runtime_type in runtime_types {
+        registry.add_dynamic(index, types, runtime_type)?;
     }
     for &address in code {
         if let Some(layout) = image.closure_layout(address) {
-            registry.add_closure(index, debug, address, &layout)?;
+            registry.add_closure(index, types, address, &layout)?;
         }
     }
     Ok(())

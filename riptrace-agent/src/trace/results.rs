@@ -6,7 +6,7 @@ use riptrace_common::wire::{event::Role, value::Unavailable};
 
 use super::{
     Image,
-    planning::{PlanFailure, Wanted, cfa_from_table},
+    planning::{PlanFailure, Wanted, cfa_from_table, has_redacted},
     proofs::Proofs,
 };
 use crate::{
@@ -77,20 +77,24 @@ pub(super) fn plan_end(
     let context = SiteContext {
         image: index,
         types: &RawTypes,
+        exact: false,
         site,
         file_offset,
         cfa_from_sp,
         dictionary: None,
         limits: wanted.limits,
     };
-    let mut plan = match (&image.debug, &site.function, proofs) {
+    let mut plan = match (image.types(), &site.function, proofs) {
         _ if end.role.is_internal() => plan_site(registry, &context, &[], &[])?,
-        (Some(debug), Some(function), Some(proofs)) => {
+        (Some(types), Some(function), Some(proofs)) => {
+            let debug: &DebugInfo = types.unredacted();
             let mut variables = results(image, debug, function, end.role)?;
             proofs.settle(function, site, &mut variables);
             let dictionary = proofs.real_types(function, site, &mut variables)?;
             label_floats(&mut variables);
-            let context = SiteContext { types: debug.as_ref(), dictionary: dictionary.as_ref(), ..context };
+            types.redact_results(&function.name, &mut variables);
+            let exact = has_redacted(types, function)?;
+            let context = SiteContext { types, exact, dictionary: dictionary.as_ref(), ..context };
             // What an expression names is an argument, seen at the entry, or a result.
             let of_results: Vec<PathExpression> = wanted
                 .captures

@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use super::planning::ImageTypes;
 use crate::{
     dwarf::{DebugInfo, DwarfError, Function, Piece, Place, VariableLocation, VisibleVariable},
     expr::{self, CompileError, Expr, ExprError, Names, Places, Scope},
     golang::types::TypeId,
     plan::{condition::Condition, sites::Site},
+    redact::Rules,
 };
 
 /// Lines that are named where a variable is readable.
@@ -38,6 +40,7 @@ impl ParsedExpr {
 pub(super) struct PackageNames<'a> {
     pub(super) debug: &'a DebugInfo,
     pub(super) package: &'a str,
+    pub(super) rules: &'a Rules,
 }
 
 impl Names for PackageNames<'_> {
@@ -52,6 +55,14 @@ impl Names for PackageNames<'_> {
                 constants.iter().find(|constant| with_package && constant.name.ends_with(&of_other))
             })
             .map(|constant| constant.value)
+    }
+
+    fn forbids_key(&self, key: &str) -> bool {
+        !self.rules.are_off() && self.rules.forbids_key(key)
+    }
+
+    fn allows_key(&self, key: &str) -> bool {
+        self.rules.allows_key(key)
     }
 
     fn type_named(&self, name: &str) -> Option<TypeId> {
@@ -101,19 +112,21 @@ pub(super) fn with_package(
 
 /// Compiles a condition for a site. The error is a text: several sites may have several reasons.
 pub(super) fn condition(
-    debug: &DebugInfo,
+    types: &ImageTypes,
     package: &str,
     site: &Site,
     cfa_from_sp: Option<i32>,
     variables: &[VisibleVariable],
     when: &ParsedExpr,
 ) -> Result<Condition, String> {
-    let names = PackageNames { debug, package };
-    let variables = with_package(debug, package, &expr::names_in(&when.expr), variables)
+    let debug: &DebugInfo = types.unredacted();
+    let names = PackageNames { debug, package, rules: types.rules() };
+    let mut variables = with_package(debug, package, &expr::names_in(&when.expr), variables)
         .map_err(|error| error.to_string())?;
-    let scope = Scope { types: debug, variables: &variables, names: &names };
+    types.redact_variables(&mut variables);
+    let scope = Scope { types, variables: &variables, names: &names };
     let typed = expr::check_condition(&when.text, &when.expr, scope).map_err(|error| error.to_string())?;
-    let places = Places { types: debug, variables: &variables, cfa_from_sp };
+    let places = Places { types, variables: &variables, cfa_from_sp };
     expr::compile(&when.text, &typed, places).map_err(|CompileError { mut error, unreadable }| {
         if let (Some(name), Some(function)) = (unreadable, &site.function) {
             error.message.push_str(&elsewhere(debug, function, site, &name));

@@ -165,6 +165,8 @@ pub(crate) fn site_at(target: &Target, link_address: u64, root_slots: Vec<Slot>)
         dictionary: None,
         condition: None,
         outputs: None,
+        cleared_registers: 0,
+        redacts: false,
         // Nothing is pushed yet: only the return address lies on the stack.
         cfa_from_sp: Some(8),
         windows: Vec::new(),

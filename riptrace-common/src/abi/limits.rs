@@ -10,6 +10,12 @@ pub const MAX_ROOT_BYTES: u32 = 16 * 1024;
 pub const MAX_WINDOWS_PER_SITE: u32 = 64;
 /// Slots of one type; a type that leads to more is followed only through its first ones, which the plan reports.
 pub const MAX_SLOTS_PER_TYPE: u32 = 512;
+/// Runs of bytes that are copied of a type with holes.
+pub const MAX_KEPT_PER_TYPE: u32 = 128;
+/// Reads that one chunk with holes may take; it is cut behind the last whole element.
+pub const MAX_KEPT_READS: u32 = 1024;
+/// Keys of maps whose values are followed although other keys' are not.
+pub const MAX_ALLOWED_KEYS: u32 = 4096;
 /// Work items (slot visits) of one hit. Past it the record carries `record::FLAG_STEPS_EXHAUSTED`.
 pub const MAX_STEPS: u32 = 8 * 1024;
 /// Frames of one call stack.

@@ -36,7 +36,8 @@ pub struct Site {
     /// The condition that hits must fulfil: `first op << 8 | ops` (`condition::Op`); 0: none. At a function's return: not 0
     /// if its entry has one, so that a call that was not decided on is filtered.
     pub condition: u32,
-    /// Upper half: the site's part in calls, see [`Site::call`]. The rest is reserved, zero.
+    /// Upper half: the site's part in calls, see [`Site::call`]. Lower half: registers that are not recorded, see
+    /// [`Site::cleared_registers`].
     pub reserved2: [u64; 1],
     /// Index into `TABLES` plus one; 0: the site has no table, and its root chunk is scanned whole.
     pub table_plus_one: u32,
@@ -60,6 +61,19 @@ impl Site {
     #[must_use]
     pub fn needs_entry(&self) -> bool {
         self.reserved2[0] >> 40 & 1 != 0
+    }
+
+    /// Words of the register file (bit n: the word at root offset `8 * n`) that are zero in the record, because they may
+    /// hold what must not be copied.
+    #[inline(always)]
+    #[must_use]
+    pub fn cleared_registers(&self) -> u32 {
+        self.reserved2[0] as u32
+    }
+
+    /// Sets what [`Self::cleared_registers`] gives.
+    pub fn set_cleared_registers(&mut self, registers: u32) {
+        self.reserved2[0] = self.reserved2[0] & !0xffff_ffff | u64::from(registers);
     }
 
     /// Sets what [`Self::call`] and [`Self::needs_entry`] give.
@@ -141,6 +155,9 @@ pub const SITE_ENABLED: u32 = 1 << 0;
 /// The CFA is known (`cfa_from_sp` is valid), so that a stack can be walked from it.
 pub const SITE_HAS_CFA: u32 = 1 << 1;
 
+/// Values whose type no plan names are not copied (`TYPE_UNKNOWN`): they may hold what must not be.
+pub const SITE_REDACTS: u32 = 1 << 2;
+
 /// A register file is this many bytes at the start of every root chunk: the words of x86-64 `pt_regs` in the kernel's
 /// order, each 8 bytes.
 pub const REGISTER_BYTES: u32 = 21 * 8;
@@ -213,6 +230,19 @@ pub struct Type {
 /// A chunk of this type is re-read after the walk; when its first `TORN_CHECK_BYTES` changed, it is marked torn.
 pub const TYPE_TORN_CHECK: u32 = 1 << 0;
 
+/// Not every byte of an element is copied: the [`Type::kept`] entries of `SLOTS` behind the type's slots say which are
+/// (`Slot::count` bytes at `Slot::word`). The others are never read, and zero in the chunk.
+pub const TYPE_HAS_HOLES: u32 = 1 << 1;
+
+impl Type {
+    /// How many runs of bytes are copied of an element with `TYPE_HAS_HOLES`; at most `MAX_KEPT_PER_TYPE`.
+    #[inline(always)]
+    #[must_use]
+    pub fn kept(&self) -> u32 {
+        self.flags >> 16
+    }
+}
+
 /// A word that leads somewhere. Map `SLOTS`.
 ///
 /// `word` and `count` are offsets from the start of the element (for the root type: root offsets). The slot stands for
@@ -240,8 +270,32 @@ pub struct Slot {
     pub limit: u8,
     /// 1: what is found is one level deeper than the element; 0: as deep (a string's bytes, a map's buckets).
     pub deeper: u8,
-    /// Reserved, zero.
-    pub reserved: u32,
+    /// Offset, plus one, of the string in the element that must be one of `ALLOWED_KEYS` for the slot to be followed: the
+    /// key of a map's entry. It does not move with the repetitions. 0: there is no condition.
+    pub guard: u32,
+}
+
+/// Bytes of the longest key in the map `ALLOWED_KEYS`.
+pub const MAX_ALLOWED_KEY_BYTES: usize = 64;
+
+/// The name of a map's key in the map `ALLOWED_KEYS`, whose values are the keys' lengths: 64-bit FNV-1a of its bytes, ASCII
+/// letters in lower case.
+#[must_use]
+pub fn key_hash(key: &[u8]) -> u64 {
+    key.iter().fold(KEY_HASH_START, |hash, byte| key_hash_step(hash, *byte))
+}
+
+/// See [`key_hash`].
+pub const KEY_HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// See [`key_hash`].
+#[inline(always)]
+#[must_use]
+pub fn key_hash_step(hash: u64, byte: u8) -> u64 {
+    // Arithmetic instead of a branch: the verifier would follow both ways of each.
+    let is_upper = (u64::from(byte).wrapping_sub(b'A'.into()).wrapping_sub(26)) >> 63;
+    let past_a = u64::from(byte).wrapping_sub(b'A'.into()) >> 63 ^ 1;
+    (hash ^ (u64::from(byte) | (is_upper & past_a) << 5)).wrapping_mul(0x0100_0000_01b3)
 }
 
 /// See `Site::first_walked_slot`.
@@ -554,6 +608,16 @@ super::pod! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_s_hash_does_not_depend_on_the_case_of_its_letters() {
+        for byte in 0..=u8::MAX {
+            let same = key_hash(&[byte]) == key_hash(&[byte.to_ascii_lowercase()]);
+            assert!(same, "{byte}");
+        }
+        assert_eq!(key_hash(b"a"), 0xaf63_dc4c_8601_ec8c);
+        assert_ne!(key_hash(b"@["), key_hash(b"`{"));
+    }
 
     #[test]
     fn a_duration_lies_below_its_bucket_s_end_and_not_below_the_one_before() {

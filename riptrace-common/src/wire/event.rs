@@ -274,6 +274,8 @@ pub struct Attached {
     pub requested: String,
     /// The executable.
     pub executable: String,
+    /// Which rules say what is not copied: `defaults`, `options` and `file`, joined by `+`; `off`.
+    pub redaction: Arc<str>,
     /// Every armed address.
     pub sites: Vec<SiteInfo>,
     /// What the user should know (missing debug data, lines that moved).

@@ -55,6 +55,7 @@ fn plan_with(
 ) -> Result<SitePlan, PlanError> {
     let site = site();
     let context = SiteContext {
+        exact: false,
         image: 1,
         types,
         site: &site,

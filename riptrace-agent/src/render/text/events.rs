@@ -269,6 +269,9 @@ pub fn attached(attached: &Attached) -> String {
     for site in &attached.sites {
         out.push_str(&site_text(site));
     }
+    if *attached.redaction == *"off" {
+        out.push_str("redaction off: nothing is held back\n");
+    }
     for warning in &attached.warnings {
         let _ = writeln!(out, "warning: {}", plain(warning));
     }
