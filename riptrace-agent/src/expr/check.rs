@@ -322,14 +322,12 @@ impl Checker<'_> {
                 "this is redacted: a rule forbids to copy what has this name, and so to compare it",
             );
         }
-        if layout.is_guarded {
-            if !text.is_some_and(|text| self.scope.names.allows_key(text)) {
-                return self.fail(
-                    span,
-                    "this is redacted: of a map like this one, a value is read only if its key is named here and among \
-                     those that are allowed (map_keys_allow = [..] in a --redact-file)",
-                );
-            }
+        if layout.is_guarded && !text.is_some_and(|text| self.scope.names.allows_key(text)) {
+            return self.fail(
+                span,
+                "this is redacted: of a map like this one, a value is read only if its key is named here and among those \
+                 that are allowed (map_keys_allow = [..] in a --redact-file)",
+            );
         }
         let kind = TypedKind::MapValue { map: Box::new(map), key: Box::new(key), layout };
         Ok(Typed { kind, ty: Ty::of(self.scope.types, layout.value), span: span.clone() })

@@ -196,7 +196,7 @@ impl Planner<'_, '_> {
                         return Ok(ValueSource::Unavailable(Unavailable::Budget));
                     }
                     let slots = vec![TypeSlot::one(word, SlotTarget::Index(target), 0)];
-                    let holes = if is_cut && word > 0 { vec![0..word] } else { Vec::new() };
+                    let holes = (is_cut && word > 0).then_some(0..word).into_iter().collect();
                     let synthetic = Synthetic { bytes, slots, holes };
                     self.registry.reserve_synthetic(image, synthetic)?
                 }

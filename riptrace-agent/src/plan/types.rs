@@ -553,7 +553,7 @@ pub(crate) fn object_holding(
     let mut end = bytes;
     let mut slots = Vec::new();
     // The code address, and what is asked for.
-    let mut kept = vec![0..8];
+    let mut kept: Vec<Range<u32>> = std::iter::once(0..8).collect();
     let mut redacts = false;
     for variable in variables {
         let Ok(at) = u32::try_from(variable.offset) else { continue };

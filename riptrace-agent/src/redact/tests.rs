@@ -128,7 +128,7 @@ fn a_field_that_is_not_copied_is_a_hole_in_everything_that_holds_it() {
 
     let seen = RedactedTypes::new(table, Arc::new(rules(true, &[], &[])));
     let layout = |ty| layout_of(&seen, Target::value(ty));
-    assert_eq!(layout(user).holes, [8..24]);
+    assert_eq!((layout(user).holes.len(), layout(user).holes.first()), (1, Some(&(8..24))));
     assert_eq!(layout(user).kept(), [0..8, 24..40]);
     assert_eq!(layout(user).slots.iter().map(|slot| slot.word).collect::<Vec<_>>(), [24]);
     assert_eq!(layout(holder).holes, [16..32, 56..72]);
