@@ -77,7 +77,7 @@ pub(crate) struct End {
     tgid: u32,
     tracepoint: u32,
     /// Why the call ends: one of `CALL_*`.
-    call: u32,
+    call: u8,
     cpu: u32,
     ktime_ns: u64,
     /// When the entry's hit was done, and its `seq`.
@@ -210,7 +210,7 @@ pub(crate) fn rejected(tracepoint: u32) {
 /// Whether a return without an entry can only be that of a call that began before the tracepoint was armed.
 #[inline(always)]
 pub(crate) fn began_before(site: &Site) -> bool {
-    if site.needs_entry() {
+    if site.needs_entry != 0 {
         return false;
     }
     let Some(state) = CALL_STATES.get_ptr_mut(site.tracepoint) else { return false };
@@ -316,14 +316,7 @@ unsafe fn pop(key: Key, outer: u32) {
 
 /// What is known where a call ends.
 #[inline(always)]
-pub(crate) fn end(
-    context: *const pt_regs,
-    site: &Site,
-    call: u32,
-    tgid: u32,
-    cpu: u32,
-    ktime_ns: u64,
-) -> End {
+pub(crate) fn end(context: *const pt_regs, site: &Site, call: u8, tgid: u32, cpu: u32, ktime_ns: u64) -> End {
     let registers = regs::read(context);
     End {
         sp: registers.sp,
@@ -568,7 +561,7 @@ unsafe fn report(scratch: *mut Scratch) {
 
 /// Whether the site closes calls that are left by a panic or by `runtime.Goexit`.
 #[inline(always)]
-pub(crate) fn unwinds(call: u32) -> bool {
+pub(crate) fn unwinds(call: u8) -> bool {
     call == CALL_RECOVERY || call == CALL_GOEXIT
 }
 

@@ -16,7 +16,7 @@ use crate::{
     emit::{self, Handed, Outcomes},
     gate, goroutine,
     maps::{IMAGES, REDUCED, SITES, Scratch, TRACEPOINTS},
-    raw, redact, regs, root, scratch, stack, walk,
+    raw, regs, root, scratch, stack, walk,
 };
 
 /// What the record says of the hit itself.
@@ -29,7 +29,7 @@ struct Hit {
     site: u32,
     cpu: u32,
     /// One of `CALL_*`.
-    call: u32,
+    call: u8,
     /// It is the return of a call whose entry was captured.
     entered: bool,
 }
@@ -49,7 +49,7 @@ pub(crate) fn run<const CONDITIONS: bool, const CALLS: bool>(context: *mut pt_re
     if tracepoint.flags & TRACEPOINT_ENABLED == 0 {
         return;
     }
-    let call = if CALLS { site.call() } else { CALL_NONE };
+    let call = if CALLS { site.call } else { CALL_NONE };
     let Some(outcomes) = Outcomes::of(site.tracepoint) else { return };
     // The calls that it ends are counted, the place itself has no hits.
     let unwinds = CALLS && calls::unwinds(call);
@@ -246,8 +246,7 @@ unsafe fn capture(
         let walk = &raw mut (*scratch).walk;
         let bias = root::clear_header(scratch, registers, site);
         root::begin(scratch, site, tracepoint, registers, bias);
-        regs::copy(context, scratch::at(scratch, root::ROOT_DATA.into()));
-        redact::clear_registers(scratch, site.cleared_registers());
+        regs::copy(context, scratch::at(scratch, root::ROOT_DATA.into()), site.cleared_registers);
         if !root::windows(scratch) {
             return 0;
         }

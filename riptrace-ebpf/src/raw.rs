@@ -96,6 +96,23 @@ pub(crate) fn mask<const MASK: i32>(mut value: u64) -> u64 {
     value
 }
 
+/// The word if the highest bit of the other is set, else zero. Arithmetic instead of a branch, of which the verifier would
+/// follow both ways.
+#[inline(always)]
+pub(crate) fn where_bit(mut word: u64, bits: u64) -> u64 {
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        asm!(
+            "{bits} s>>= 63",
+            "{word} &= {bits}",
+            word = inout(reg) word,
+            bits = inout(reg) bits => _,
+            options(pure, nomem, nostack)
+        )
+    };
+    word
+}
+
 /// The word at an address that need not be aligned: one instruction, where the compiler would make one for each byte.
 ///
 /// # Safety

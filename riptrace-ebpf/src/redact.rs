@@ -1,17 +1,15 @@
-//! What is not to leave the process: bytes within objects that are never read, registers that are not recorded, values
+//! What is not to leave the process: bytes within objects that are never read, and values
 //! of maps whose key says that they may be secret.
 
 use riptrace_common::abi::{
     limits,
-    program::{KEY_HASH_START, MAX_ALLOWED_KEY_BYTES, REGISTER_BYTES, Slot, Type, key_hash_step},
+    program::{KEY_HASH_START, MAX_ALLOWED_KEY_BYTES, Slot, Type, key_hash_step},
 };
 
 use crate::{
     fetch,
     maps::{ALLOWED_KEYS, SLOTS, Scratch},
-    raw,
-    root::ROOT_DATA,
-    scratch,
+    raw, scratch,
     walk::Context,
 };
 
@@ -91,33 +89,6 @@ unsafe extern "C" fn read_next(_index: u64, context: *mut Context) -> i64 {
             (*kept).element = (*kept).element.saturating_add((*kept).element_bytes);
         }
         0
-    }
-}
-
-/// Clears words of the register file in the record.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn riptrace_clear(scratch: *mut Scratch, registers: u64) -> i64 {
-    if scratch.is_null() {
-        return 0;
-    }
-    for register in 0..REGISTER_BYTES / 8 {
-        if registers >> register & 1 != 0 {
-            // SAFETY: the register file lies in the record.
-            unsafe { raw::store_word(scratch::at(scratch, u64::from(ROOT_DATA + 8 * register)), 0) };
-        }
-    }
-    0
-}
-
-/// Clears words of the register file in the record: bit n stands for the n-th.
-///
-/// # Safety
-/// The buffer was acquired.
-#[inline(always)]
-pub(crate) unsafe fn clear_registers(scratch: *mut Scratch, registers: u32) {
-    if registers != 0 {
-        riptrace_clear(scratch, registers.into());
     }
 }
 

@@ -1,7 +1,9 @@
 //! The trapped thread's registers (x86-64).
 
 use aya_ebpf::bindings::pt_regs;
-use riptrace_common::abi::program::{REGISTER_BYTES, register};
+use riptrace_common::abi::program::{CLEARABLE_REGISTERS, REGISTER_BYTES, register};
+
+use crate::raw;
 
 /// What the kernel side itself needs of them.
 #[derive(Clone, Copy)]
@@ -29,18 +31,25 @@ pub(crate) fn read(context: *const pt_regs) -> Registers {
     }
 }
 
-/// Writes the register file.
+/// Writes the register file; what is to be cleared of it (`Site::cleared_registers`) as zeros.
 ///
 /// # Safety
 /// `to` has room for `REGISTER_BYTES` and is aligned to 8.
 #[inline(always)]
-pub(crate) unsafe fn copy(context: *const pt_regs, to: *mut u8) {
+pub(crate) unsafe fn copy(context: *const pt_regs, to: *mut u8, cleared: u16) {
+    let kept = !u64::from(cleared);
     macro_rules! words {
-        ($($index:literal)*) => {$(
+        ($($index:literal)*; $see:expr) => {$(
             const _: () = assert!($index * 8 < REGISTER_BYTES);
             // SAFETY: as for `read`, and the caller's.
-            unsafe { to.cast::<u64>().add($index).write_volatile(context.cast::<u64>().add($index).read_volatile()) };
+            unsafe {
+                let word = context.cast::<u64>().add($index).read_volatile();
+                to.cast::<u64>().add($index).write_volatile($see(word, $index));
+            }
         )*};
     }
-    words!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20);
+    words!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14; |word, bit| raw::where_bit(word, kept << (63 - bit)));
+    words!(15 16 17 18 19 20; |word, _| word);
 }
+
+const _: () = assert!(CLEARABLE_REGISTERS == (1 << 15) - 1);

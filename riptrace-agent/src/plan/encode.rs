@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use riptrace_common::{
     abi::{
         limits::{MAX_CHUNK_BYTES, MAX_SLOTS_PER_TYPE},
-        program::{ACTION_DICTIONARY, REGISTER_BYTES, Slot},
+        program::{ACTION_DICTIONARY, CLEARABLE_REGISTERS, REGISTER_BYTES, Slot},
     },
     wire::{
         event::{SiteInfo, VariableInfo},
@@ -17,7 +17,7 @@ use riptrace_common::{
 use super::{
     CallRole, DictionaryPlan, Hop, IndexBound, PlannedVariable, RootPiece, RootPlace, SitePlan, ValueSource,
     captures::{Access, AccessHop, Placed, Planner, Spot, Wanted, holds_redacted},
-    root::{GENERAL_REGISTERS, RootLayout},
+    root::RootLayout,
     types::{RegistryError, Synthetic, encode, object_holding},
 };
 use crate::golang::{
@@ -271,15 +271,13 @@ impl Planner<'_, '_> {
         root_slots: &[Slot],
         variables: &[PlannedVariable],
         dictionary: Option<&DictionaryPlan>,
-    ) -> u32 {
+    ) -> u16 {
         if !self.context.types.redacts() {
             return 0;
         }
-        let mut needed = 0u32;
+        let mut needed = 0u16;
         let mut need = |root_offset: u32| {
-            if root_offset < REGISTER_BYTES {
-                needed |= 1 << (root_offset / 8);
-            }
+            needed |= 1u16.checked_shl(root_offset / 8).unwrap_or_default();
         };
         for slot in root_slots {
             for repetition in 0..slot.repeat.min(REGISTER_BYTES / 8) {
@@ -309,7 +307,7 @@ impl Planner<'_, '_> {
         if let Some(dictionary) = dictionary {
             need(dictionary.word);
         }
-        GENERAL_REGISTERS & !needed
+        CLEARABLE_REGISTERS & !needed
     }
 
     fn follow_from_pieces(

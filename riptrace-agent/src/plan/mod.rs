@@ -69,8 +69,8 @@ pub struct SitePlan {
     pub variables: Vec<PlannedVariable>,
     /// In an instantiated generic function: where its dictionary's address is, and whose real types it tells.
     pub dictionary: Option<DictionaryPlan>,
-    /// Words of the register file that the record does not get: bit n is the n-th.
-    pub cleared_registers: u32,
+    /// Words of the register file that the record does not get: `Site::cleared_registers`.
+    pub cleared_registers: u16,
     /// A rule forbids to copy some values, so that none is copied whose type no plan names.
     pub redacts: bool,
     /// What a hit must fulfil before it is captured.

@@ -147,10 +147,6 @@ impl RootLayout {
     }
 }
 
-/// The words of the register file that a program's values can be in: all but the stack pointer, the program counter and
-/// what belongs to the processor.
-pub(crate) const GENERAL_REGISTERS: u32 = (1 << (register::ORIG_RAX / 8)) - 1;
-
 /// Root offset and name of a general register, by its DWARF number (System V ABI for x86-64, figure 3.36).
 pub(crate) fn general_register(number: u16) -> Option<(u32, &'static str)> {
     Some(match number {

@@ -490,7 +490,14 @@ impl Kernel {
                 flags: 0,
             });
             sites.0.push(handle.index);
-            let mut site = Site {
+            let call = match plan.call {
+                CallRole::None => CALL_NONE,
+                CallRole::Entry => CALL_ENTRY,
+                CallRole::Return | CallRole::TailJump => CALL_RETURN,
+                CallRole::Recovery => CALL_RECOVERY,
+                CallRole::Goexit => CALL_GOEXIT,
+            };
+            sites.1.push(Site {
                 link_address: plan.link_address,
                 tracepoint,
                 image,
@@ -504,21 +511,14 @@ impl Kernel {
                 root_bytes: plan.root_bytes,
                 cfa_from_sp: plan.cfa_from_sp.unwrap_or(0),
                 condition: entry.condition.site_word(),
-                reserved2: [0; 1],
+                call,
+                needs_entry: plan.needs_entry.into(),
+                cleared_registers: plan.cleared_registers,
+                reserved: 0,
                 table_plus_one: table.map_or(0, |index| index + 1),
                 table_ops: if table.is_some() { tabled.ops } else { 0 },
                 first_walked_slot: tabled.first_walked_slot,
-            };
-            let call = match plan.call {
-                CallRole::None => CALL_NONE,
-                CallRole::Entry => CALL_ENTRY,
-                CallRole::Return | CallRole::TailJump => CALL_RETURN,
-                CallRole::Recovery => CALL_RECOVERY,
-                CallRole::Goexit => CALL_GOEXIT,
-            };
-            site.set_call(call, plan.needs_entry);
-            site.set_cleared_registers(plan.cleared_registers);
-            sites.1.push(site);
+            });
         }
         map::write(&self.tables, "TABLES", &tables.0, &tables.1)?;
         map::write(&self.windows, "WINDOWS", &windows.0, &windows.1)?;

@@ -36,9 +36,15 @@ pub struct Site {
     /// The condition that hits must fulfil: `first op << 8 | ops` (`condition::Op`); 0: none. At a function's return: not 0
     /// if its entry has one, so that a call that was not decided on is filtered.
     pub condition: u32,
-    /// Upper half: the site's part in calls, see [`Site::call`]. Lower half: registers that are not recorded, see
-    /// [`Site::cleared_registers`].
-    pub reserved2: [u64; 1],
+    /// The site's part in the calls of a function: one of `CALL_*`.
+    pub call: u8,
+    /// 1: a return whose entry was not seen is not captured, since what the entry would have decided is not known.
+    pub needs_entry: u8,
+    /// Words of the register file that are zero in the record, because they may hold what must not be copied: bit n stands
+    /// for the word at root offset `8 * n`. Only of the general registers: [`CLEARABLE_REGISTERS`].
+    pub cleared_registers: u16,
+    /// Reserved, zero.
+    pub reserved: u32,
     /// Index into `TABLES` plus one; 0: the site has no table, and its root chunk is scanned whole.
     pub table_plus_one: u32,
     /// Operations of the table; at most [`TABLE_OPS`].
@@ -48,52 +54,21 @@ pub struct Site {
     pub first_walked_slot: u16,
 }
 
-impl Site {
-    /// The site's part in the calls of a function: one of `CALL_*`.
-    #[inline(always)]
-    #[must_use]
-    pub fn call(&self) -> u32 {
-        (self.reserved2[0] >> 32) as u32 & 0xff
-    }
-
-    /// A return whose entry was not seen is not captured: what the entry would have decided is not known.
-    #[inline(always)]
-    #[must_use]
-    pub fn needs_entry(&self) -> bool {
-        self.reserved2[0] >> 40 & 1 != 0
-    }
-
-    /// Words of the register file (bit n: the word at root offset `8 * n`) that are zero in the record, because they may
-    /// hold what must not be copied.
-    #[inline(always)]
-    #[must_use]
-    pub fn cleared_registers(&self) -> u32 {
-        self.reserved2[0] as u32
-    }
-
-    /// Sets what [`Self::cleared_registers`] gives.
-    pub fn set_cleared_registers(&mut self, registers: u32) {
-        self.reserved2[0] = self.reserved2[0] & !0xffff_ffff | u64::from(registers);
-    }
-
-    /// Sets what [`Self::call`] and [`Self::needs_entry`] give.
-    pub fn set_call(&mut self, call: u32, needs_entry: bool) {
-        let half = u64::from(call & 0xff) | u64::from(needs_entry) << 8;
-        self.reserved2[0] = self.reserved2[0] & 0xffff_ffff | half << 32;
-    }
-}
+/// The words of the register file that values of a program can be in: all but the stack pointer, the program counter and
+/// what belongs to the processor. Bits as in `Site::cleared_registers`.
+pub const CLEARABLE_REGISTERS: u16 = (1 << (register::ORIG_RAX / 8)) - 1;
 
 /// The site has nothing to do with calls.
-pub const CALL_NONE: u32 = 0;
+pub const CALL_NONE: u8 = 0;
 /// A call begins here: once its hit is written, the call is open.
-pub const CALL_ENTRY: u32 = 1;
+pub const CALL_ENTRY: u8 = 1;
 /// A call ends here: its hit says how long the call took, if its entry's hit was written.
-pub const CALL_RETURN: u32 = 2;
+pub const CALL_RETURN: u8 = 2;
 /// In `runtime.recovery`, where it calls `runtime.gogo` with the address of a `gobuf` at SP: every open call of the
 /// goroutine whose frame lies below `gobuf.sp` ends by a panic. No hit of the tracepoint by itself: not counted.
-pub const CALL_RECOVERY: u32 = 3;
+pub const CALL_RECOVERY: u8 = 3;
 /// In `runtime.Goexit`, where nothing is left to do for the goroutine: every open call of it ends. Not counted.
-pub const CALL_GOEXIT: u32 = 4;
+pub const CALL_GOEXIT: u8 = 4;
 
 /// Calls of one set of the map `CALLS`.
 pub const CALLS_PER_SET: usize = 8;
@@ -154,7 +129,6 @@ pub struct CallState {
 pub const SITE_ENABLED: u32 = 1 << 0;
 /// The CFA is known (`cfa_from_sp` is valid), so that a stack can be walked from it.
 pub const SITE_HAS_CFA: u32 = 1 << 1;
-
 /// Values whose type no plan names are not copied (`TYPE_UNKNOWN`): they may hold what must not be.
 pub const SITE_REDACTS: u32 = 1 << 2;
 

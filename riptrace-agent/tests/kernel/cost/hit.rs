@@ -8,7 +8,7 @@ use riptrace_common::abi::{
     condition::{
         OP_ACCEPT, OP_EQUAL, OP_IMMEDIATE, OP_READ, OP_SIGNED, Op, TARGET_REJECT, WORD_FIRST, WORD_SP,
     },
-    program::{TYPE_FIRST, Tracepoint, WINDOW_STACK, Window, register},
+    program::{CLEARABLE_REGISTERS, TYPE_FIRST, Tracepoint, WINDOW_STACK, Window, register},
 };
 
 use super::{
@@ -157,6 +157,7 @@ fn cases(target: &Target) -> Vec<Case> {
         Case::new("rejected: a condition on a stack slot", "Framed", all, unwanted_word(WORD_SP, 0)),
         Case::new("rejected: a condition through a pointer", "Framed", all, unwanted_word(node, 8)),
         Case::new("registers", "Framed", all, entry()),
+        Case::new("registers, those that may hold secrets cleared", "Framed", all, cleared(entry())),
         Case::new("registers, 512 bytes of stack", "Framed", all, with_windows(entry(), windows.clone())),
         Case::new(
             "the same, 16 frames of a repeated call stack",
@@ -172,10 +173,18 @@ fn cases(target: &Target) -> Vec<Case> {
         ),
         Case::new("the same, four levels", "Framed", all, SitePlan { root_slots: followed(), ..entry() }),
         Case::new("five locals, one level", "Five", shallow, five_locals(target)),
+        Case::new("five locals, the other registers cleared", "Five", shallow, cleared(five_locals(target))),
         Case::new("five locals, by the walk alone", "Five", shallow, five_locals(target)),
         Case::new("one pointer", "Nodes", objects, nodes(1)),
         Case::new("eight pointers to different objects", "Nodes", objects, nodes(NODES.len())),
     ]
+}
+
+/// The plan as rules of redaction make it: what it does not need of the registers is not recorded.
+fn cleared(plan: SitePlan) -> SitePlan {
+    let needed = plan.root_slots.iter().flat_map(|slot| [slot.word, slot.count]);
+    let needed = needed.fold(0, |needed, offset| needed | 1 << (offset / 8));
+    SitePlan { cleared_registers: CLEARABLE_REGISTERS & !needed, ..plan }
 }
 
 /// `len(s) == 7`, which does not hold, of the string that `main.Framed` is called with.
