@@ -511,6 +511,8 @@ TEXTS = {
         'strings.Contains(o.S, "needle")', 'h.R[2].Next == nil', 'order {n} of {o.S}: {len(o.SS)} {{}}', 'int8(n) == \'a\'', '*p.Next == nil', 'o.M[nil]', 'o.E.(*T)'],
     "capture_path": ["o", "*o", "o.Next.S", "h.N[3].SS[1]", "c.R[2].A", "r.M", "**o.Next", "o.T.wall", "h.Next.Next.N[1]",
                      "o.R[3]", "o . S", "o.SS[18446744073709551615]", "o.Nxt", "o[", "[0]", "\u00f6.x"],
+    "policy": ['redact = ["salary", "hr.Person", "Order.CardNumber"]\nallow = ["tokenCount", "*.PublicToken"]\nmap_keys_allow = ["x-tenant"]',
+               "S", "*", "main.*\nN\nE", "*.S?\nSS\nT.M", "a b", "redact = 'x'", "redact = [", "password\nM\nheader", "**?*a*b*\n\u00c4pfel"],
 }
 
 

@@ -7,6 +7,7 @@
 mod debug_data;
 mod expression;
 mod plan;
+mod policy;
 mod program;
 mod records;
 #[cfg(test)]
@@ -16,6 +17,7 @@ pub use self::{
     debug_data::{SECTIONS, debug_data, split},
     expression::expression,
     plan::{capture_path, code, location},
+    policy::policy,
     program::{build_info, elf, line_table},
     records::record,
 };
@@ -24,7 +26,7 @@ pub use self::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("elf", elf),
     ("line_table", line_table),
     ("build_info", build_info),
@@ -32,6 +34,7 @@ pub const TARGETS: [Target; 9] = [
     ("location", location),
     ("capture_path", capture_path),
     ("expression", expression),
+    ("policy", policy),
     ("code", code),
     ("record", record),
 ];

@@ -15,7 +15,7 @@ use crate::{
     },
     golang::{
         table::TypeTable,
-        types::{Kind, Shape, TypeId},
+        types::{Kind, Shape, TypeId, TypeSource},
     },
     plan::{
         CaptureLimits,
@@ -78,7 +78,7 @@ pub fn capture_path(data: &[u8]) {
 /// Plans variables at a site.
 pub(super) fn planned(
     registry: &mut TypeRegistry,
-    types: &TypeTable,
+    types: &dyn TypeSource,
     variables: &[VisibleVariable],
     expressions: &[PathExpression],
 ) -> Option<crate::plan::SitePlan> {
