@@ -1,6 +1,8 @@
 //! What is not to leave the process: bytes within objects that are never read, and values
 //! of maps whose key says that they may be secret.
 
+use core::mem::offset_of;
+
 use riptrace_common::abi::{
     limits,
     program::{KEY_HASH_START, MAX_ALLOWED_KEY_BYTES, Slot, Type, key_hash_step},
@@ -8,7 +10,7 @@ use riptrace_common::abi::{
 
 use crate::{
     fetch,
-    maps::{ALLOWED_KEYS, SLOTS, Scratch},
+    maps::{ALLOWED_KEYS, OBJECT_BYTES, SLOTS, Scratch},
     raw, scratch,
     walk::Context,
 };
@@ -112,6 +114,8 @@ pub(crate) unsafe fn is_allowed(scratch: *mut Scratch, slot: &Slot, element: u64
     }
 }
 
+const _: () = assert!(offset_of!(Scratch, object) % 8 == 0 && MAX_ALLOWED_KEY_BYTES <= OBJECT_BYTES);
+
 /// Whether the string is one of `ALLOWED_KEYS`.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -122,15 +126,15 @@ extern "C" fn riptrace_is_key_allowed(scratch: *mut Scratch, address: u64, lengt
     let mut hash = KEY_HASH_START;
     // SAFETY: the caller acquired the buffer.
     unsafe {
+        let words = (&raw mut (*scratch).object).cast::<u64>();
+        for index in 0..MAX_ALLOWED_KEY_BYTES / 8 {
+            words.add(index).write_volatile(0);
+        }
         if !fetch::into_object(scratch, length, address) {
             return 0;
         }
-        for index in 0..MAX_ALLOWED_KEY_BYTES {
-            if index as u64 >= length {
-                break;
-            }
-            let byte = (&raw const (*scratch).object).cast::<u8>().add(index).read_volatile();
-            hash = key_hash_step(hash, byte);
+        for index in 0..MAX_ALLOWED_KEY_BYTES / 8 {
+            hash = key_hash_step(hash, words.add(index).read_volatile());
         }
         // SAFETY: a value that is read at once.
         ALLOWED_KEYS.get(&hash).is_some_and(|&known| u64::from(known) == length).into()

@@ -252,24 +252,39 @@ pub struct Slot {
 /// Bytes of the longest key in the map `ALLOWED_KEYS`.
 pub const MAX_ALLOWED_KEY_BYTES: usize = 64;
 
-/// The name of a map's key in the map `ALLOWED_KEYS`, whose values are the keys' lengths: 64-bit FNV-1a of its bytes, ASCII
-/// letters in lower case.
+/// The name of a map's key in the map `ALLOWED_KEYS`, whose values are the keys' lengths: a hash of its first
+/// [`MAX_ALLOWED_KEY_BYTES`] bytes, zeros behind its end, ASCII letters in lower case.
 #[must_use]
 pub fn key_hash(key: &[u8]) -> u64 {
-    key.iter().fold(KEY_HASH_START, |hash, byte| key_hash_step(hash, *byte))
+    let mut padded = [0u8; MAX_ALLOWED_KEY_BYTES];
+    for (to, from) in padded.iter_mut().zip(key) {
+        *to = *from;
+    }
+    let mut hash = KEY_HASH_START;
+    for word in padded.chunks_exact(8) {
+        let word = word.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        hash = key_hash_step(hash, word);
+    }
+    hash
 }
 
 /// See [`key_hash`].
 pub const KEY_HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// See [`key_hash`].
+/// The hash with the key's next eight bytes, the first of them lowest. See [`key_hash`].
+///
+/// Eight bytes at a time and without a branch: the verifier of Linux 6.1 follows both ways of each, for each byte.
 #[inline(always)]
 #[must_use]
-pub fn key_hash_step(hash: u64, byte: u8) -> u64 {
-    // Arithmetic instead of a branch: the verifier would follow both ways of each.
-    let is_upper = (u64::from(byte).wrapping_sub(b'A'.into()).wrapping_sub(26)) >> 63;
-    let past_a = u64::from(byte).wrapping_sub(b'A'.into()) >> 63 ^ 1;
-    (hash ^ (u64::from(byte) | (is_upper & past_a) << 5)).wrapping_mul(0x0100_0000_01b3)
+pub fn key_hash_step(hash: u64, word: u64) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let without_top = word & 0x7f * EACH;
+    // The top bit of a byte says that it is at least `A`, or that it is above `Z`.
+    let from_a = without_top + (0x80 - b'A' as u64) * EACH;
+    let above_z = without_top + (0x7f - b'Z' as u64) * EACH;
+    let is_upper = (from_a ^ above_z) & !word & 0x80 * EACH;
+    let mixed = (hash ^ (word | is_upper >> 2)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ mixed >> 32
 }
 
 /// See `Site::first_walked_slot`.
@@ -589,7 +604,7 @@ mod tests {
             let same = key_hash(&[byte]) == key_hash(&[byte.to_ascii_lowercase()]);
             assert!(same, "{byte}");
         }
-        assert_eq!(key_hash(b"a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(key_hash(b"Content-TYPE"), key_hash(b"content-type"));
         assert_ne!(key_hash(b"@["), key_hash(b"`{"));
     }
 
