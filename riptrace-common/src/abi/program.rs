@@ -261,9 +261,8 @@ pub fn key_hash(key: &[u8]) -> u64 {
         *to = *from;
     }
     let mut hash = KEY_HASH_START;
-    for word in padded.chunks_exact(8) {
-        let word = word.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        hash = key_hash_step(hash, word);
+    for word in padded.as_chunks::<8>().0 {
+        hash = key_hash_step(hash, u64::from_le_bytes(*word));
     }
     hash
 }
@@ -278,11 +277,11 @@ pub const KEY_HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 #[must_use]
 pub fn key_hash_step(hash: u64, word: u64) -> u64 {
     const EACH: u64 = 0x0101_0101_0101_0101;
-    let without_top = word & 0x7f * EACH;
+    let without_top = word & (0x7f * EACH);
     // The top bit of a byte says that it is at least `A`, or that it is above `Z`.
     let from_a = without_top + (0x80 - b'A' as u64) * EACH;
     let above_z = without_top + (0x7f - b'Z' as u64) * EACH;
-    let is_upper = (from_a ^ above_z) & !word & 0x80 * EACH;
+    let is_upper = (from_a ^ above_z) & !word & (0x80 * EACH);
     let mixed = (hash ^ (word | is_upper >> 2)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed ^ mixed >> 32
 }
