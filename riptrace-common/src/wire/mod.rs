@@ -7,6 +7,7 @@ pub mod batch;
 pub mod clock;
 pub mod control;
 pub mod event;
+pub mod evidence;
 pub mod message;
 pub mod number;
 pub mod profile;
