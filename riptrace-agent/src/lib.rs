@@ -11,6 +11,7 @@ compile_error!(
 
 pub mod binary;
 pub mod cli;
+pub mod client;
 pub mod decode;
 pub mod dwarf;
 pub mod expr;

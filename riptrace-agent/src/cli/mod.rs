@@ -7,15 +7,23 @@ pub mod doctor;
 mod duration;
 mod exit;
 pub mod explain;
+pub mod hosts;
+pub mod kill;
 pub mod lines;
+mod options;
 mod output;
 pub mod probe;
 mod progress;
 pub mod ps;
 mod redaction;
+mod server;
+pub mod services;
+pub mod session;
 mod signals;
+pub mod story;
 mod stream;
 pub mod target;
+pub mod trace;
 
 use std::ffi::OsString;
 
@@ -53,6 +61,18 @@ pub enum Command {
     Explain(explain::Arguments),
     /// Say what works on this machine, what is missing, and how to get it.
     Doctor(doctor::Arguments),
+    /// The hosts of the fleet.
+    Hosts(hosts::Arguments),
+    /// The services of the fleet and their instances.
+    Services(services::Arguments),
+    /// Arm a service's lines on every instance and print the ordered story until Ctrl-C.
+    Trace(trace::Arguments),
+    /// Make, change, show and export sessions.
+    Session(session::Arguments),
+    /// Print a session's hits, or an exported file's, in their strict order.
+    Story(story::Arguments),
+    /// Remove tracepoints of a session, a host or the fleet at once.
+    Kill(kill::Arguments),
     /// Print a shell's completions.
     Completions(completions::Arguments),
     /// Print the manual page.
@@ -104,6 +124,12 @@ pub fn main() -> Exit {
         Command::Lines(arguments) => lines::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Hosts(arguments) => hosts::run(&arguments),
+        Command::Services(arguments) => services::run(&arguments),
+        Command::Trace(arguments) => trace::run(&arguments),
+        Command::Session(arguments) => session::run(&arguments),
+        Command::Story(arguments) => story::run(&arguments),
+        Command::Kill(arguments) => kill::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments, &mut Cli::command()),
         Command::Man => completions::manual(&Cli::command()),
     };

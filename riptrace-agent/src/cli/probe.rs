@@ -17,6 +17,7 @@ use riptrace_common::{
 
 use super::{
     Exit, Failure, duration,
+    options::CaptureArguments,
     output::{Reader, note},
     progress::Progress,
     redaction::RedactionArguments,
@@ -28,7 +29,6 @@ use crate::{
     binary::{cache::Cache, process::Process},
     expr::parse_template,
     plan::{
-        CaptureLimits,
         path::PathExpression,
         sites::{LocationError, LocationRequest},
     },
@@ -73,7 +73,7 @@ pub struct Arguments {
     locations: Vec<String>,
 
     /// Stop after this many hits in all.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "dry_run")]
     limit: Option<u64>,
 
     /// Stop after this time (30s, 2m); 0: never.
@@ -84,100 +84,22 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
 
-    /// Only this variable, part of one, or what is computed of such (repeatable): o, o.ID, o.Items[0].Price; orders.Open
-    /// for a variable of the location's package; 'len(o.Items)', 'o.Total > 100', 'm["key"]', 'err.(*net.OpError).Op'.
-    #[arg(long, value_name = "EXPR")]
-    capture: Vec<String>,
-
-    /// Only hits for which this holds, decided in the kernel: 'o.Total > 100 && len(o.Items) == 0', 'err != nil',
-    /// 'strings.HasPrefix(o.Name, "test-")', 'err.(*net.OpError)' (see docs/expressions.md).
-    #[arg(long, value_name = "EXPR")]
-    when: Option<String>,
-
-    /// One line a hit: text with expressions in braces, 'order {o.ID} of {o.Name}: {len(o.Items)} items' ({{ and }} are
-    /// braces).
-    #[arg(long, value_name = "TEMPLATE")]
-    message: Option<String>,
-
-    /// The functions' returns too, with their results and how long each call took. Locations must be functions.
-    #[arg(long = "return")]
-    returns: bool,
-
-    /// Record the call stack, this many frames.
-    #[arg(long, value_name = "N", num_args = 0..=1, default_value_t = 0, default_missing_value = "32",
-          require_equals = true, value_parser = clap::value_parser!(u32).range(..=i64::from(limits::MAX_STACK_FRAMES)))]
-    stack: u32,
-
-    /// Levels of pointers that are followed.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(0..=64))]
-    depth: u32,
-
-    /// Bytes of a string.
-    #[arg(long, value_name = "BYTES", default_value_t = 256,
-          value_parser = clap::value_parser!(u32).range(0..=i64::from(limits::MAX_CHUNK_BYTES)))]
-    max_string: u32,
-
-    /// Elements of an array, slice, map or channel.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=65_536))]
-    max_items: u32,
-
-    /// Bytes of a hit.
-    #[arg(long, value_name = "BYTES", default_value_t = limits::MAX_RECORD_BYTES,
-          value_parser = clap::value_parser!(u32).range(1024..=i64::from(limits::MAX_RECORD_BYTES)))]
-    max_bytes: u32,
-
-    /// At most this many hits in each second for each location; 0: no limit.
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    rate: u32,
-
-    /// Only this share of the hits, chosen by chance: 0.01 is one in a hundred.
-    #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = share)]
-    sample: f64,
-
     /// What all of it may cost, in percent of one core; 0: no limit. Past it, a location captures arguments only, then
     /// counts only, then is disarmed.
     #[arg(long, value_name = "PERCENT", default_value_t = 5.0, value_parser = percent)]
     budget: f64,
 
-    /// Count the hits and say what capturing them would cost; capture nothing.
-    #[arg(long, conflicts_with = "limit")]
-    dry_run: bool,
-
-    /// Arm the line's first instruction, as a debugger does, instead of the cheapest one that shows the same.
-    #[arg(long)]
-    at_line_start: bool,
-
-    /// The package variables of the location's package too.
-    #[arg(long)]
-    globals: bool,
+    #[command(flatten)]
+    options: CaptureArguments,
 
     #[command(flatten)]
     redaction: RedactionArguments,
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
-        Ok(0.0) => Err(String::from("0 would capture nothing; --dry-run counts hits and prices them")),
-        _ => Err(String::from("a share is a number above 0 and at most 1, like 0.01")),
-    }
 }
 
 fn percent(text: &str) -> Result<f64, String> {
     match text.trim_end_matches('%').parse::<f64>() {
         Ok(percent) if (0.0..=100_000.0).contains(&percent) => Ok(percent),
         _ => Err(String::from("percent of one core: a number like 5 or 0.5; 0 for no limit")),
-    }
-}
-
-impl Arguments {
-    fn capture_limits(&self) -> CaptureLimits {
-        CaptureLimits {
-            max_depth: self.depth,
-            max_string: self.max_string,
-            max_items: self.max_items,
-            max_bytes: self.max_bytes,
-        }
     }
 }
 
@@ -197,16 +119,16 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let parse =
         |text: &String| text.parse::<LocationRequest>().map_err(|error| Failure::new(Exit::Usage, error));
     let locations = arguments.locations.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-    if arguments.returns {
+    if arguments.options.returns {
         check_returns(&locations)?;
     }
-    let (captures, computed) = captures(&arguments.capture)?;
-    let message = arguments.message.as_deref().map(parse_template).transpose();
+    let (captures, computed) = captures(&arguments.options.capture)?;
+    let message = arguments.options.message.as_deref().map(parse_template).transpose();
     let message = message.map_err(|error| Failure::new(Exit::Usage, format!("--message: {error}")))?;
     let expressions = Expressions { computed, message };
     let rules = arguments.redaction.rules()?;
 
-    let when = arguments.when.as_deref().map(condition).transpose()?;
+    let when = arguments.options.when.as_deref().map(condition).transpose()?;
     let wanted: Vec<Wanted> = locations
         .into_iter()
         .map(|location| Wanted {
@@ -214,11 +136,11 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             captures: captures.clone(),
             when: when.clone(),
             expressions: expressions.clone(),
-            globals: arguments.globals,
-            returns: arguments.returns,
+            globals: arguments.options.globals,
+            returns: arguments.options.returns,
             arguments_only: false,
-            limits: arguments.capture_limits(),
-            sites: SiteChoice::of_flag(arguments.at_line_start),
+            limits: arguments.options.limits(),
+            sites: SiteChoice::of_flag(arguments.options.at_line_start),
         })
         .collect();
     let progress = Progress::start();
@@ -227,15 +149,16 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let (kernel, planner, programs, requests) = std::thread::scope(|scope| {
         let kernel = scope.spawn(|| {
             let known = kernel_options(&Cache::of_user());
-            let open_calls = if arguments.returns { limits::MAX_OPEN_CALLS } else { known.open_calls };
+            let open_calls =
+                if arguments.options.returns { limits::MAX_OPEN_CALLS } else { known.open_calls };
             let max_tracepoints = max_tracepoints(arguments);
-            let sent_stacks = if arguments.stack == 0 { 1 } else { known.sent_stacks };
+            let sent_stacks = if arguments.options.stack == 0 { 1 } else { known.sent_stacks };
             Kernel::load(&KernelOptions {
                 max_tracepoints,
                 open_calls,
                 sent_stacks,
-                conditions: arguments.when.is_some(),
-                calls: arguments.returns,
+                conditions: arguments.options.when.is_some(),
+                calls: arguments.options.returns,
                 ..known
             })
         });
@@ -359,12 +282,12 @@ fn requests(
                         plans: planned.plans,
                         processes: program.target.scope(),
                         limits: wanted.limits,
-                        rate_per_second: arguments.rate,
+                        rate_per_second: arguments.options.rate,
                         limit: arguments.limit.unwrap_or(0),
                         limit_with: None,
-                        sample: arguments.sample,
-                        dry_run: arguments.dry_run,
-                        stack_frames: arguments.stack,
+                        sample: arguments.options.sample,
+                        dry_run: arguments.options.dry_run,
+                        stack_frames: arguments.options.stack,
                         wanted: wanted.clone(),
                         warnings: planned.warnings,
                     });
@@ -582,7 +505,7 @@ impl Session<'_> {
         for id in std::mem::take(&mut self.armed) {
             let stats = self.tracer.stats(id).map_err(kernel_failure)?;
             total.add(&stats);
-            if self.arguments.dry_run && !self.arguments.json {
+            if self.arguments.options.dry_run && !self.arguments.json {
                 note(&render::text::price(&stats));
             }
             let detached = self.tracer.remove(id, reason).map_err(kernel_failure)?;
@@ -604,7 +527,7 @@ impl Session<'_> {
             );
             return Err(Failure::new(Exit::Failure, message));
         }
-        let seen = if self.arguments.dry_run { total.hits } else { self.printer.printed };
+        let seen = if self.arguments.options.dry_run { total.hits } else { self.printer.printed };
         Ok(if seen > 0 || end == End::ReaderGone { Exit::Ok } else { Exit::NoHit })
     }
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use riptrace_common::wire::{
+    api::{Finality, StoredHit},
     event::{
-        Attached, DetachReason, Detached, ErrorEvent, Event, Frame, Hit, Location, Role, SiteInfo, Stats,
-        Trigger, Variable, VariableInfo,
+        Attached, Certificate, DetachReason, Detached, ErrorEvent, Event, Frame, Hit, Location, Role,
+        SiteInfo, Stats, Trigger, Variable, VariableInfo,
     },
     number::{Address, Scalar},
     value::{Field, Kind, Limit, Truncated, Unavailable, Value},
@@ -190,4 +191,46 @@ fn events_as_json_lines() {
 #[test]
 fn a_hit_alone_is_the_line_of_its_event() {
     assert_eq!(json::hit_line(&hit()), json::line(&Event::Hit(Box::new(hit()))));
+}
+
+/// A hit of a story, with a variable that changes and one that does not.
+fn stored(
+    service: &str,
+    goroutine: u64,
+    order: u64,
+    certificate: Option<Certificate>,
+    total: i64,
+) -> StoredHit {
+    let of = |name: &str, kind, scalar| Variable {
+        name: Arc::from(name),
+        role: Role::Local,
+        value: Value { value: Some(scalar), ..Value::of(Arc::from("T"), kind) },
+    };
+    let hit = Hit {
+        goroutine: Some(goroutine),
+        order: Some(order),
+        certificate,
+        uncertainty_ns: Some(120_001),
+        variables: vec![
+            of("total", Kind::Int64, Scalar::Int(total)),
+            of("fixed", Kind::Bool, Scalar::Bool(true)),
+        ],
+        stack: None,
+        stack_truncated: false,
+        ..hit()
+    };
+    StoredHit { service: service.to_owned(), finality: Finality::Final, arrival: order, hit }
+}
+
+#[test]
+fn a_story_says_why_and_marks_what_changed() {
+    let mut story = text::Story::default();
+    let hits = [
+        stored("orders", 7, 1, None, 5),
+        stored("payments", 9, 2, Some(Certificate::Message), 5),
+        stored("orders", 7, 3, Some(Certificate::Reply), 6),
+        stored("orders", 8, 4, Some(Certificate::Ambiguous), 6),
+    ];
+    let shown: String = hits.iter().map(|hit| story.hit(hit, &TextOptions::default())).collect();
+    insta::assert_snapshot!(shown);
 }

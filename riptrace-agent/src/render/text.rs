@@ -5,10 +5,12 @@
 
 mod escape;
 mod events;
+mod story;
 mod value;
 
 pub use self::{
     events::{attached, budget, detached, error, event, hit, price, stats},
+    story::Story,
     value::{reason, value},
 };
 

@@ -41,10 +41,7 @@ pub fn hit(hit: &Hit, options: &TextOptions) -> String {
     if options.show_host {
         let _ = write!(out, "{} ", plain(&hit.host));
     }
-    let _ = match hit.event {
-        Trigger::Return | Trigger::Panic | Trigger::Goexit => write!(out, "{}", ended(hit, options)),
-        Trigger::Line | Trigger::Entry => write!(out, "{}{}", place(&hit.location), trigger(hit.event)),
-    };
+    out.push_str(&what(hit, options));
     match hit.goroutine {
         Some(goroutine) => {
             let _ = write!(out, ", goroutine {goroutine}");
@@ -64,6 +61,21 @@ pub fn hit(hit: &Hit, options: &TextOptions) -> String {
         let shown = shortened(value(&variable.value), options.max_value_chars);
         let _ = writeln!(out, "{INDENT}{} = {shown}", plain(&variable.name));
     }
+    out.push_str(&stack(hit));
+    out
+}
+
+/// Where, and how a call ended that ended there.
+pub(super) fn what(hit: &Hit, options: &TextOptions) -> String {
+    match hit.event {
+        Trigger::Return | Trigger::Panic | Trigger::Goexit => ended(hit, options),
+        Trigger::Line | Trigger::Entry => format!("{}{}", place(&hit.location), trigger(hit.event)),
+    }
+}
+
+/// The call stack, a frame a line; nothing unless it was asked for.
+pub(super) fn stack(hit: &Hit) -> String {
+    let mut out = String::new();
     if let Some(stack) = &hit.stack {
         let _ = writeln!(out, "{INDENT}stack:");
         for (index, frame) in stack.iter().enumerate() {
@@ -79,7 +91,7 @@ pub fn hit(hit: &Hit, options: &TextOptions) -> String {
 }
 
 /// A value's text, cut for people: nobody reads ten pages of one variable, and JSON has them all.
-fn shortened(mut text: String, max_chars: Option<usize>) -> String {
+pub(super) fn shortened(mut text: String, max_chars: Option<usize>) -> String {
     if let Some((cut, _)) = max_chars.and_then(|max| text.char_indices().nth(max)) {
         let rest = text[cut..].chars().count();
         text.truncate(cut);
