@@ -1,16 +1,15 @@
 //! What a mark makes final: all hits that were before the watermark for sure, and what has to stand before those.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use super::{
     hit::DomainId,
     merge::{Contradiction, Lane, Merged, Pending, Slot, merge},
-    message::At,
     sequencer::{Domain, Finalized, Sequencer},
 };
 
 /// An active host: its hits are to be placed.
-type Active = (DomainId, Domain);
+pub(super) type Active = (DomainId, Domain);
 
 impl Sequencer {
     /// Places what is before the watermark.
@@ -71,6 +70,14 @@ impl Sequencer {
             let before = domain.pending.len();
             domain.sort();
             self.pending -= before - domain.pending.len();
+            // Agents for which nobody waits bring sends whose receives have their place already.
+            for hit in domain.pending.iter_mut().filter(|hit| !hit.late) {
+                let edge = hit.meta.edge.as_ref();
+                hit.late = edge.is_some_and(|edge| self.messages.is_behind_its_receive(edge));
+            }
+            // What is before a late hit on its host is late as well.
+            let late = late(&domain.pending);
+            domain.pending[..late].iter_mut().for_each(|hit| hit.late = true);
         }
         active
     }
@@ -110,11 +117,9 @@ impl Sequencer {
             early: 0,
             watermark_ns: self.clocks.watermark_ns(),
         };
-        let ignored: HashMap<Slot, At> = contradictions
-            .iter()
-            .filter(|found| found.circle > 0)
-            .map(|found| (found.receive, found.send))
-            .collect();
+        let ignored: HashSet<Slot> =
+            contradictions.iter().filter(|found| found.circle > 0).map(|found| found.receive).collect();
+        let uppers = self.upper_bounds(&active, &order);
         let mut hits: Vec<std::vec::IntoIter<Pending>> = active
             .iter_mut()
             .zip(&taken)
@@ -123,15 +128,13 @@ impl Sequencer {
                 std::mem::replace(&mut domain.pending, rest).into_iter()
             })
             .collect();
-        let mut next = vec![0; active.len()];
         for slot in order {
             let Some(hit) = hits[slot.lane].next() else { continue };
             let (id, domain) = &mut active[slot.lane];
-            let is_ignored = !ignored.is_empty()
-                && ignored.contains_key(&Slot { lane: slot.lane, index: next[slot.lane] });
-            next[slot.lane] += 1;
+            let is_ignored = !ignored.is_empty() && ignored.contains(&slot);
+            let upper = if hit.late { uppers.get(&slot).copied() } else { None };
             self.pending -= 1;
-            self.place(*id, &mut domain.placed, hit, is_ignored, unknown_ns, &mut finalized);
+            self.place(*id, &mut domain.placed, hit, (is_ignored, upper), unknown_ns, &mut finalized);
         }
         self.domains.extend(active);
         self.forget();

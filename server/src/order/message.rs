@@ -105,8 +105,9 @@ impl Message {
         // only takes it; that may leave another with one.
         let mut open: Vec<(At, Vec<&Send>)> =
             self.receives.iter().map(|other| (other.at, self.possible(other.at))).collect();
+        open.sort_unstable_by_key(|(at, _)| *at);
         while let Some(sure) = open.iter().position(|(_, possible)| possible.len() == 1) {
-            let (at, taken) = open.swap_remove(sure);
+            let (at, taken) = open.remove(sure);
             if at == receive {
                 return taken;
             }
@@ -180,6 +181,15 @@ impl Messages {
 
     pub fn sent(&mut self, key: MessageKey, send: Send) {
         self.by_key.entry(key).or_default().send(send);
+    }
+
+    /// Whether what an edge sends was received by a hit that has its place: the edge's hit comes too late. Where there are
+    /// other sends it may have been one of those.
+    pub fn is_behind_its_receive(&self, edge: &Edge) -> bool {
+        let (key, true) = MessageKey::of(edge) else { return false };
+        self.by_key.get(&key).is_some_and(|message| {
+            message.sends.len() == 1 && message.receives.iter().any(|receive| receive.placed.is_some())
+        })
     }
 
     pub fn received(&mut self, key: MessageKey, at: At) {

@@ -16,6 +16,7 @@ mod finalise;
 mod frontier;
 mod goroutine;
 mod hit;
+mod late;
 mod merge;
 mod message;
 mod place;

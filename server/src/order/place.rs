@@ -13,12 +13,14 @@ use super::{
 };
 
 impl Sequencer {
+    /// Gives a hit its place. Whether what it receives is to be ignored was found out before; also, of a late hit, before
+    /// which key it has to stand.
     pub(super) fn place(
         &mut self,
         id: DomainId,
         domain: &mut PlacedDomain,
         hit: Pending,
-        message_is_ignored: bool,
+        (message_is_ignored, upper): (bool, Option<SortKey>),
         unknown_ns: u64,
         finalized: &mut Finalized,
     ) {
@@ -62,9 +64,8 @@ impl Sequencer {
         let time_ns = interval.map_or(unknown_ns, |interval| interval.time_ns);
         self.rank += 1;
         let sort_key = if late {
-            let before = before.map(|before| before.sort_key);
-            let after = domain.remembered.get(behind).map(|after| after.sort_key);
-            self.late_key(&meta, message.as_ref(), at, (before, after), time_ns, finalized)
+            let lower = before.map(|before| before.sort_key).max(self.sent_key(message.as_ref(), at));
+            self.late_key(&meta.key, lower, upper, time_ns, finalized)
         } else {
             self.last_place_ns = time_ns.max(self.last_place_ns.saturating_add(1));
             SortKey { place_ns: self.last_place_ns, fraction: 0, rank: self.rank }
@@ -83,40 +84,6 @@ impl Sequencer {
         let evidence =
             Evidence { domain: id, moment, process, goroutine, started, received, interval, frontier };
         self.number(meta, evidence, sort_key, late, finalized);
-    }
-
-    /// Where a late hit stands: between its host's hits, behind the send that it may have come from, before the receives of
-    /// what it sent; at its time otherwise.
-    fn late_key(
-        &self,
-        meta: &HitMeta,
-        message: Option<&(MessageKey, bool)>,
-        at: At,
-        (mut lower, mut upper): (Option<SortKey>, Option<SortKey>),
-        time_ns: u64,
-        finalized: &mut Finalized,
-    ) -> SortKey {
-        if let Some((key, sends)) = message
-            && let Some(message) = self.messages.get(key)
-        {
-            let received = || message.receives.iter().filter_map(|receive| receive.placed);
-            let sent = || message.sources(at).into_iter().filter_map(|send| Some(send.placed.as_ref()?.0));
-            if !sends {
-                lower = lower.max(sent().min());
-            } else if message.sends.len() == 1
-                && let Some(first) = received().min()
-            {
-                upper = Some(upper.map_or(first, |upper| upper.min(first)));
-            }
-        }
-        let (sort_key, fits) = SortKey::between(lower, upper, time_ns, self.rank);
-        if !fits && finalized.contradictions.len() < self.limits.contradictions {
-            finalized.contradictions.push(format!(
-                "{} came when what is before it was final behind what is after it; it stands behind the first",
-                meta.key
-            ));
-        }
-        sort_key
     }
 
     /// Gives the hit its number in its session.

@@ -158,8 +158,8 @@ pub struct Sequencer {
     pub(super) last_place_ns: u64,
     /// Where in the stream hits were last made final.
     pub(super) position: u64,
-    /// What came up to here was read before, by the sequencer that made the checkpoint.
-    replay_until: u64,
+    /// What came up to here was read before, by the sequencer that made the checkpoint from which this one goes on.
+    replay_until: Option<u64>,
 }
 
 /// What a [`Sequencer`] is besides its pending hits, which are in the stream.
@@ -213,7 +213,7 @@ impl Sequencer {
             rank,
             last_place_ns,
             position,
-            replay_until: position,
+            replay_until: Some(position),
         }
     }
 
@@ -271,9 +271,9 @@ impl Sequencer {
         let id = DomainId::of(&meta.boot_id);
         let position = meta.position();
         let arrival = meta.arrival;
+        let replayed = self.replayed(arrival);
         let domain = self.domains.entry(id).or_default();
         let last = domain.placed.last;
-        let replayed = arrival <= self.replay_until;
         if replayed && last.is_some_and(|last| position <= last) {
             return None;
         }
@@ -293,8 +293,8 @@ impl Sequencer {
             if sends {
                 let process = meta.process_id(id);
                 let unicast = matches!(&*edge.protocol, "http" | "grpc");
-                self.messages
-                    .sent(key, Send { at, process, goroutine: meta.goroutine, unicast, placed: None });
+                let goroutine = meta.goroutine;
+                self.messages.sent(key, Send { at, process, goroutine, unicast, placed: None });
             } else {
                 self.messages.received(key, at);
             }
@@ -307,10 +307,14 @@ impl Sequencer {
 
     /// Takes a mark and gives back what is final by it. `arrival` is its sequence number in the stream.
     pub fn mark(&mut self, mark: &OrderMark, arrival: u64) -> Finalized {
-        if arrival <= self.replay_until || !self.clocks.accept(mark, self.limits.domains) {
+        if self.replayed(arrival) || !self.clocks.accept(mark, self.limits.domains) {
             return Finalized { watermark_ns: self.clocks.watermark_ns(), ..Finalized::default() };
         }
         self.finalise(arrival)
+    }
+
+    fn replayed(&self, arrival: u64) -> bool {
+        self.replay_until.is_some_and(|until| arrival <= until)
     }
 
     /// All pending hits, in the order that they have as far as is known now. What comes may still stand between them.
