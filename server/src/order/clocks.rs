@@ -84,7 +84,10 @@ impl Clocks {
                     last.assigned = assigned;
                 }
             }
-            Some(last) if last.assigned.epoch > assigned.epoch => {}
+            // Of an epoch that is over. (Counted anew from less, it is a new one: its estimate is younger.)
+            Some(last)
+                if last.assigned.epoch > assigned.epoch
+                    && last.assigned.at_ktime_ns >= assigned.at_ktime_ns => {}
             _ => {
                 if epochs.len() >= EPOCHS {
                     epochs.remove(0);

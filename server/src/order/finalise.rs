@@ -82,13 +82,14 @@ impl Sequencer {
         active
     }
 
-    /// How many of a host's hits were before a coordinated time for sure. A hit whose clock is not known is.
+    /// How many of a host's hits were before a coordinated time for sure: up to the last one whose own interval says so, as
+    /// what is before that on its host was before it. A hit whose clock is not known is taken to have been.
     fn before(&self, id: DomainId, hits: &[Pending], time_ns: u64) -> usize {
-        let certain = hits.iter().take_while(|hit| {
+        let certain = hits.iter().rposition(|hit| {
             let interval = self.clocks.interval(id, hit.meta.ktime_ns);
             interval.is_none_or(|interval| interval.latest_ns() < time_ns)
         });
-        certain.count().max(late(hits))
+        certain.map_or(0, |last| last + 1).max(late(hits))
     }
 
     fn place_all(

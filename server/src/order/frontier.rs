@@ -103,13 +103,14 @@ pub(super) fn union(
         };
         bounds.extend(next.filter(|bound| bound.domain != own).copied());
     }
-    while bounds.len() > FRONTIER_BOUNDS {
-        let Some((oldest, _)) =
-            bounds.iter().enumerate().min_by_key(|(_, bound)| (time_of(bound), bound.domain))
-        else {
-            break;
-        };
-        bounds.remove(oldest);
+    if bounds.len() > FRONTIER_BOUNDS {
+        // The latest stay, in the order of their hosts.
+        let mut times: Vec<(u64, DomainId)> =
+            bounds.iter().map(|bound| (time_of(bound), bound.domain)).collect();
+        let surplus = times.len() - FRONTIER_BOUNDS;
+        let (_, first_kept, _) = times.select_nth_unstable(surplus);
+        let first_kept = *first_kept;
+        bounds.retain(|bound| (time_of(bound), bound.domain) >= first_kept);
     }
     bounds
 }

@@ -65,7 +65,10 @@ impl Sequencer {
         self.rank += 1;
         let sort_key = if late {
             let lower = before.map(|before| before.sort_key).max(self.sent_key(message.as_ref(), at));
-            self.late_key(&meta.key, lower, upper, time_ns, finalized)
+            let key = self.late_key(&meta.key, lower, upper, time_ns, finalized);
+            // What is placed in time is behind all that is late and placed before it.
+            self.last_place_ns = self.last_place_ns.max(key.place_ns);
+            key
         } else {
             self.last_place_ns = time_ns.max(self.last_place_ns.saturating_add(1));
             SortKey { place_ns: self.last_place_ns, fraction: 0, rank: self.rank }

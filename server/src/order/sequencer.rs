@@ -1,6 +1,9 @@
 //! What is fed the stream and gives back the order.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, VecDeque},
+};
 
 use riptrace_common::{
     id::SessionId,
@@ -306,6 +309,9 @@ impl Sequencer {
     }
 
     /// Takes a mark and gives back what is final by it. `arrival` is its sequence number in the stream.
+    ///
+    /// Marks of one holder of the lease have rising numbers; another `server`, or a lesser number, is a holder with a clock of
+    /// its own. A server that starts anew must be told from its former run: by its name, or by beginning with 1 again.
     pub fn mark(&mut self, mark: &OrderMark, arrival: u64) -> Finalized {
         if self.replayed(arrival) || !self.clocks.accept(mark, self.limits.domains) {
             return Finalized { watermark_ns: self.clocks.watermark_ns(), ..Finalized::default() };
@@ -320,21 +326,17 @@ impl Sequencer {
     /// All pending hits, in the order that they have as far as is known now. What comes may still stand between them.
     #[must_use]
     pub fn provisional(&self) -> Vec<Provisional> {
-        let mut hits: Vec<(DomainId, Vec<Pending>)> = self
+        let mut hits: Vec<(DomainId, Cow<'_, [Pending]>)> = self
             .domains
             .iter()
             .filter(|(_, domain)| !domain.pending.is_empty())
             .map(|(id, domain)| (*id, domain.sorted_pending()))
             .collect();
         hits.sort_unstable_by_key(|(id, _)| *id);
+        let unknown_ns = self.clocks.watermark_ns();
         let lanes: Vec<Lane<'_>> = hits
             .iter()
-            .map(|(id, hits)| Lane {
-                domain: *id,
-                hits,
-                required: hits.len(),
-                unknown_ns: self.clocks.watermark_ns(),
-            })
+            .map(|(id, hits)| Lane { domain: *id, hits, required: hits.len(), unknown_ns })
             .collect();
         let merged = merge(&lanes, &self.clocks, &self.messages);
         let provisional = |slot: super::merge::Slot| {
@@ -372,10 +374,13 @@ impl Domain {
         }
     }
 
-    fn sorted_pending(&self) -> Vec<Pending> {
+    fn sorted_pending(&self) -> Cow<'_, [Pending]> {
+        if self.sorted {
+            return Cow::Borrowed(&self.pending);
+        }
         let mut sorted = self.clone();
         sorted.sort();
-        sorted.pending
+        Cow::Owned(sorted.pending)
     }
 }
 

@@ -307,6 +307,17 @@ fn a_late_send_stands_before_its_receive_and_a_late_receive_behind_its_send() {
 }
 
 #[test]
+fn a_receive_that_is_not_late_stands_behind_a_send_that_is() {
+    let mut story = Story::new();
+    story.hits([receive("b", 10_000, "m")]).mark(11_000);
+    story.hits([hit("a", 9_000, 1), send("a", 10_500, "m")]);
+    let mut clocks = mark(2, 90_000, &["a", "b"]);
+    clocks.clocks[0].assigned.uncertainty_ns = 100;
+    story.marked(&clocks);
+    assert_eq!(story.told(), "a@9000 a@10500 b@10000");
+}
+
+#[test]
 fn a_late_hit_that_belongs_between_hits_in_the_other_order_is_reported() {
     let mut story = Story::new();
     // b's part of the chain c, b, a comes late: without it a's receive was placed before c's send.
@@ -386,6 +397,20 @@ fn a_step_of_the_clock_is_two_epochs_and_what_is_between_is_uncertain() {
     let intervals: Vec<_> = story.placed.iter().filter_map(|hit| hit.evidence.interval).collect();
     let shown: Vec<(u64, u64)> = intervals.iter().map(|i| (i.earliest_ns(), i.latest_ns())).collect();
     assert_eq!(shown, [(990, 1_010), (3_990, 1_004_010), (1_008_990, 1_009_010)]);
+}
+
+#[test]
+fn a_hit_whose_time_is_very_uncertain_is_final_with_what_is_behind_it_on_its_host() {
+    let mut story = Story::new();
+    story.hits([hit("a", 1_000, 1), hit("a", 4_000, 1), hit("a", 9_000, 1)]);
+    let epoch = |seq: u64, epoch: u64, offset_ns: i64, at_ktime_ns: u64, watermark_ns: u64| OrderMark {
+        clocks: vec![clock("a", offset_ns, 10, epoch, at_ktime_ns)],
+        ..mark(seq, watermark_ns, &[])
+    };
+    story.marked(&epoch(1, 2, 3_600_000_000_000, 2_000, 500));
+    // The server stood still for an hour, and has started to count epochs anew.
+    story.marked(&epoch(2, 1, 0, 8_000, 20_000));
+    assert_eq!(story.told(), "a@1000 a@4000 a@9000");
 }
 
 #[test]
