@@ -66,14 +66,15 @@ impl Sequencer {
         ids.sort_unstable();
         let mut active: Vec<Active> =
             ids.into_iter().filter_map(|id| Some((id, self.domains.remove(&id)?))).collect();
-        for (_, domain) in &mut active {
+        for (id, domain) in &mut active {
             let before = domain.pending.len();
             domain.sort();
             self.pending -= before - domain.pending.len();
             // Agents for which nobody waits bring sends whose receives have their place already.
             for hit in domain.pending.iter_mut().filter(|hit| !hit.late) {
-                let edge = hit.meta.edge.as_ref();
-                hit.late = edge.is_some_and(|edge| self.messages.is_behind_its_receive(edge));
+                let Some(edge) = &hit.meta.edge else { continue };
+                let sent = self.clocks.interval(*id, hit.meta.ktime_ns);
+                hit.late = self.messages.is_behind_its_receive(edge, sent);
             }
             // What is before a late hit on its host is late as well.
             let late = late(&domain.pending);
@@ -119,7 +120,7 @@ impl Sequencer {
             watermark_ns: self.clocks.watermark_ns(),
         };
         let ignored: HashSet<Slot> =
-            contradictions.iter().filter(|found| found.circle > 0).map(|found| found.receive).collect();
+            contradictions.iter().filter(|found| found.ignored).map(|found| found.receive).collect();
         let uppers = self.upper_bounds(&active, &order);
         let mut hits: Vec<std::vec::IntoIter<Pending>> = active
             .iter_mut()
@@ -186,14 +187,15 @@ fn tell(lanes: &[Lane<'_>], found: &Contradiction) -> String {
     let send = send.unwrap_or_else(|| "?".to_owned());
     let traceparent = receive.meta.edge.as_ref().map_or("?", |edge| &*edge.traceparent);
     let by_ns = found.by_ns;
+    let receive = &receive.meta.key;
+    let outcome = if found.ignored { "it is ignored" } else { "the message counts" };
     if found.circle == 0 {
         return format!(
-            "message {traceparent}: by the clocks it was sent ({send}) {by_ns} ns after it was received ({}); the message counts",
-            receive.meta.key
+            "message {traceparent}: by the clocks it was sent ({send}) {by_ns} ns after it was received ({receive}); {outcome}"
         );
     }
     format!(
-        "message {traceparent}: sent at {send}, received at {}, contradicts other messages (a circle of {} hosts, {by_ns} ns by the clocks); it is ignored",
-        receive.meta.key, found.circle
+        "message {traceparent}: sent at {send}, received at {receive}, contradicts other messages (a circle of {} hosts, {by_ns} ns by the clocks); {outcome}",
+        found.circle
     )
 }

@@ -35,10 +35,8 @@ impl Sequencer {
             let mut upper = least(of_lane[slot.lane], remembered.get(behind).map(|next| next.sort_key));
             if let Some((message, true)) = found {
                 upper = least(upper, of_send.get(&at).copied());
-                // Of several sends it may have been another one that was received.
-                if message.sends.len() == 1 {
-                    upper = least(upper, message.receives.iter().filter_map(|receive| receive.placed).min());
-                }
+                let sent = self.clocks.interval(*id, hit.position.moment.ktime_ns);
+                upper = least(upper, message.first_receive(sent));
             }
             let Some(upper) = upper else { continue };
             if let Some((message, false)) = found

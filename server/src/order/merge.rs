@@ -12,8 +12,9 @@ use std::{
 use super::{
     clocks::Clocks,
     evidence::Interval,
+    frontier::Carrier,
     hit::{DomainId, HitMeta, Position},
-    message::{At, MessageKey, Messages},
+    message::{At, MessageKey, Messages, ruled_out},
 };
 
 /// Hosts of a circle that is found as soon as it closes; a longer one is found when nothing else can be placed.
@@ -63,6 +64,8 @@ pub(super) struct Contradiction {
     pub circle: usize,
     /// How much later the send is than the receive by the corrected times.
     pub by_ns: i128,
+    /// It has no say in the order.
+    pub ignored: bool,
 }
 
 /// Where a receive may have come from.
@@ -154,12 +157,21 @@ impl Merge<'_> {
             return None;
         }
         sources.pending.sort_by_cached_key(|send| self.sort(*send));
-        if let (&[send], [one], false) = (sources.pending.as_slice(), found.as_slice(), sources.satisfied)
-            && let (Some(sent), Some(received)) = (self.interval(send), self.interval(slot))
-            && received.precedes(&sent)
-        {
-            let by_ns = i128::from(sent.time_ns) - i128::from(received.time_ns);
-            self.merged.contradictions.push(Contradiction { receive: slot, send: one.at, circle: 0, by_ns });
+        let received = self.interval(slot);
+        let first = sources.pending[0];
+        if !sources.satisfied && ruled_out(self.interval(first), received) {
+            // Nothing arrives before it leaves: what the clocks say is wrong, or the text was used before. But an answer may
+            // begin to leave before it is recorded that it does (a body that is streamed).
+            let ignored = key.carrier == Carrier::Reply;
+            let send = At {
+                domain: self.lanes[first.lane].domain,
+                position: self.lanes[first.lane].hits[first.index].position,
+            };
+            let by_ns = i128::from(self.sort(first).0) - i128::from(self.sort(slot).0);
+            self.merged.contradictions.push(Contradiction { receive: slot, send, circle: 0, by_ns, ignored });
+            if ignored {
+                return None;
+            }
         }
         Some(sources)
     }
@@ -274,7 +286,13 @@ impl Merge<'_> {
             let from = &self.lanes[send.lane];
             let send = At { domain: from.domain, position: from.hits[send.index].position };
             let receive = self.head(lane);
-            self.merged.contradictions.push(Contradiction { receive, send, circle: circle.len(), by_ns });
+            self.merged.contradictions.push(Contradiction {
+                receive,
+                send,
+                circle: circle.len(),
+                by_ns,
+                ignored: true,
+            });
         }
         let cursor = self.cursor[lane];
         self.sources[lane][cursor].satisfied = true;

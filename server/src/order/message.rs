@@ -13,6 +13,7 @@ use riptrace_common::wire::event::{Direction, Edge};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    evidence::Interval,
     frontier::{Bound, Carrier, Frontier},
     hit::{DomainId, Position},
     sort_key::SortKey,
@@ -70,7 +71,8 @@ impl Send {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Receive {
     pub at: At,
-    pub placed: Option<SortKey>,
+    /// Where it was placed, and when it was.
+    pub placed: Option<(SortKey, Option<Interval>)>,
 }
 
 /// All that is known of one message. What is in it at a mark does not depend on the order in which its sides came.
@@ -132,6 +134,17 @@ impl Message {
         sends
     }
 
+    /// The place of the first receive of the only send. Where there are other sends it may have been one of those; and
+    /// where the clocks rule it out it was one that was not seen, or the answer began to leave before it was recorded.
+    pub fn first_receive(&self, sent: Option<Interval>) -> Option<SortKey> {
+        if self.sends.len() != 1 {
+            return None;
+        }
+        let placed = self.receives.iter().filter_map(|receive| receive.placed.as_ref());
+        let possible = placed.filter(|(_, received)| !ruled_out(sent, *received));
+        possible.map(|(sort_key, _)| *sort_key).min()
+    }
+
     fn is_settled(&self) -> bool {
         self.sends.iter().all(|send| send.placed.is_some())
             && self.receives.iter().all(|receive| receive.placed.is_some())
@@ -166,6 +179,11 @@ impl Message {
     }
 }
 
+/// Whether the clocks say that something was received before it was sent.
+pub(super) fn ruled_out(sent: Option<Interval>, received: Option<Interval>) -> bool {
+    matches!((sent, received), (Some(sent), Some(received)) if received.precedes(&sent))
+}
+
 /// Messages by their key: those with a side that is pending, and of the others those placed last.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Messages {
@@ -183,13 +201,10 @@ impl Messages {
         self.by_key.entry(key).or_default().send(send);
     }
 
-    /// Whether what an edge sends was received by a hit that has its place: the edge's hit comes too late. Where there are
-    /// other sends it may have been one of those.
-    pub fn is_behind_its_receive(&self, edge: &Edge) -> bool {
+    /// Whether what an edge sends was received by a hit that has its place: the edge's hit comes too late.
+    pub fn is_behind_its_receive(&self, edge: &Edge, sent: Option<Interval>) -> bool {
         let (key, true) = MessageKey::of(edge) else { return false };
-        self.by_key.get(&key).is_some_and(|message| {
-            message.sends.len() == 1 && message.receives.iter().any(|receive| receive.placed.is_some())
-        })
+        self.by_key.get(&key).is_some_and(|message| message.first_receive(sent).is_some())
     }
 
     pub fn received(&mut self, key: MessageKey, at: At) {
@@ -197,14 +212,21 @@ impl Messages {
     }
 
     /// A side of a message was placed.
-    pub fn placed(&mut self, key: MessageKey, at: At, sort_key: SortKey, frontier: &Frontier) {
+    pub fn placed(
+        &mut self,
+        key: MessageKey,
+        at: At,
+        sort_key: SortKey,
+        frontier: &Frontier,
+        interval: Option<Interval>,
+    ) {
         let Some(message) = self.by_key.get_mut(&key) else { return };
         message.last = Some(sort_key);
         for send in message.sends.iter_mut().filter(|send| send.at == at) {
             send.placed = Some((sort_key, Arc::clone(frontier)));
         }
         for receive in message.receives.iter_mut().filter(|receive| receive.at == at) {
-            receive.placed = Some(sort_key);
+            receive.placed = Some((sort_key, interval));
         }
         self.placed.push_back((sort_key, key));
     }

@@ -80,7 +80,7 @@ impl Sequencer {
             domain.remembered.pop_front();
         }
         if let Some((key, _)) = message {
-            self.messages.placed(key, at, sort_key, &frontier);
+            self.messages.placed(key, at, sort_key, &frontier, interval);
         }
         let (started, received) = self.facts(process, &meta, moment);
         let goroutine = meta.goroutine;

@@ -219,6 +219,23 @@ fn a_message_that_the_clocks_rule_out_is_reported_and_counts() {
 }
 
 #[test]
+fn an_answer_that_the_clocks_rule_out_had_begun_to_leave_before() {
+    let reply = |host, ktime_ns, direction| edge(hit(host, ktime_ns, 1), direction, "m");
+    let mut story = Story::new();
+    story.hits([reply("a", 20_000, Direction::ReplyReceive), reply("b", 90_000, Direction::ReplySend)]);
+    story.mark(200_000);
+    assert_eq!(story.told(), "a@20000 b@90000");
+    assert!(story.contradictions[0].ends_with("it is ignored"), "{:?}", story.contradictions);
+    assert_eq!(story.certificates()[1], Some(Certificate::Clock));
+    // The same when the answer's end comes after its receive is final: it is not late.
+    let mut story = Story::new();
+    story.hits([reply("a", 20_000, Direction::ReplyReceive)]).mark(50_000);
+    story.hits([hit("b", 60_000, 2), reply("b", 90_000, Direction::ReplySend)]).mark(200_000);
+    assert_eq!(story.told(), "a@20000 b@60000 b@90000");
+    assert!(story.placed.iter().all(|hit| !hit.late));
+}
+
+#[test]
 fn a_service_that_passes_the_trace_context_on_unchanged_is_a_chain() {
     let mut story = Story::new();
     // a sends to b, which sends on to c, all with the same text; c's clock is early, b's is late.
