@@ -1,15 +1,20 @@
 //! RipTrace's central server: it tells agents what to trace, collects their hits, puts them into one strict order,
 //! keeps and shows them.
 
+pub mod api;
+pub mod audit;
 pub mod broker;
 pub mod clock;
+pub mod evidence;
 pub mod fleet;
 pub mod ident;
 pub mod lease;
+pub mod metrics;
 pub mod nats;
 pub mod order;
 pub mod reconcile;
 pub mod session;
 pub mod settings;
+pub mod store;
 
 pub use riptrace_common::wire;

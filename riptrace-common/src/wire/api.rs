@@ -270,6 +270,9 @@ pub struct HitPage {
     pub next: Option<String>,
     /// Up to which coordinated time the order is final.
     pub watermark_ns: u64,
+    /// The cursor of live hits from which everything is told that this answer does not know yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<String>,
 }
 
 /// A hit as the server keeps it. Its certificate is about the hit before it in the same answer.
@@ -310,6 +313,11 @@ pub enum Live {
     },
     /// A tracepoint's state changed on a host.
     State(Box<HostTracepoint>),
+    /// The reader was too slow for what is not stored: changes of states that it was not told of. Hits are never missed.
+    Missed {
+        /// How many.
+        events: u64,
+    },
     /// The session stopped; nothing comes after it.
     Stopped,
 }
@@ -352,6 +360,25 @@ pub struct AuditEntry {
     pub subject: String,
     /// The request.
     pub detail: serde_json::Value,
+    /// From where: the address of who asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Why it was not done; absent: it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Asks a host that has what is selected: one of [`super::control`]'s requests with where to ask. The request's own
+/// `target` is the selection's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Ask_{Request}")]
+pub struct Ask<Request> {
+    /// Where.
+    #[serde(default)]
+    pub select: Selector,
+    /// What.
+    #[serde(flatten)]
+    pub request: Request,
 }
 
 /// The clocks as the server knows them.

@@ -1,0 +1,357 @@
+//! A segment: a stretch of a session's order. Each entry names a hit by its arrival and holds, in columns, what hits are
+//! filtered by, so that most of what is not asked for is never unpacked.
+
+use std::collections::HashMap;
+
+use super::{
+    StoreError, block, bloom,
+    hash::{hash, pair},
+    varint::{Reader, write, write_signed},
+};
+
+/// Entries of a segment; one that late hits made twice as long is cut in two.
+pub(crate) const MAX_ENTRIES: usize = 256;
+/// Columns that are written as differences.
+const COLUMNS: usize = 15;
+
+/// A hit's place, and what it is filtered by. Names are numbers of [`super::names::Names`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Its place in the order of the whole stream.
+    pub(crate) place: Place,
+    /// Its number in the session's order, from 1; a late hit has that of the one which it stands behind (0: of none).
+    pub(crate) order: u64,
+    /// It came when the order around it was final.
+    pub(crate) late: bool,
+    pub(crate) arrival: u64,
+    pub(crate) time_ns: u64,
+    pub(crate) tracepoint: u32,
+    pub(crate) host: u32,
+    pub(crate) service: u32,
+    pub(crate) file: u32,
+    pub(crate) line: u32,
+    pub(crate) goroutine: Option<u64>,
+    /// The trace id as a number; 0: none.
+    pub(crate) trace: u128,
+    /// Which of the segment's proofs is its own.
+    pub(crate) proof: u32,
+}
+
+/// A place in the order of the whole stream, as [`crate::order`] gives it: larger is later, and no two are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place(pub(crate) u64, pub(crate) u64, pub(crate) u64);
+
+impl Place {
+    /// Bytes that sort like the places.
+    pub(crate) fn to_bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&self.0.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.1.to_be_bytes());
+        bytes[16..].copy_from_slice(&self.2.to_be_bytes());
+        bytes
+    }
+
+    /// Of [`Place::to_bytes`].
+    pub(crate) fn from_bytes(bytes: [u8; 24]) -> Self {
+        let word =
+            |at: usize| bytes[at..at + 8].iter().fold(0_u64, |word, byte| (word << 8) | u64::from(*byte));
+        Self(word(0), word(8), word(16))
+    }
+}
+
+/// The number by which a trace is known: its 32 hexadecimal digits, or a hash of what is no such thing.
+pub(crate) fn trace_number(trace_id: &str) -> u128 {
+    let number =
+        Some(trace_id).filter(|text| text.len() == 32).and_then(|text| u128::from_str_radix(text, 16).ok());
+    number.filter(|number| *number != 0).unwrap_or_else(|| {
+        let half = hash(trace_id.as_bytes());
+        (u128::from(half) << 64) | u128::from(pair(half, 1))
+    })
+}
+
+/// The key of a trace in a segment's filter.
+pub(crate) fn trace_key(trace: u128) -> u64 {
+    pair((trace >> 64) as u64, trace as u64)
+}
+
+/// The key of a goroutine in a segment's filter.
+pub(crate) fn goroutine_key(goroutine: u64) -> u64 {
+    pair(2, goroutine)
+}
+
+/// Entries, by their place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) proofs: Vec<Vec<u8>>,
+    /// Of the proofs, by their hash: equal ones are kept once.
+    known: HashMap<u64, u32>,
+}
+
+impl Segment {
+    /// The number of a proof.
+    pub(crate) fn proof(&mut self, proof: &[u8]) -> u32 {
+        // Mostly it is that of the hit before.
+        if let Some(last) = self.entries.last()
+            && self.proofs.get(last.proof as usize).is_some_and(|known| known == proof)
+        {
+            return last.proof;
+        }
+        let key = hash(proof);
+        if let Some(known) = self.known.get(&key)
+            && self.proofs.get(*known as usize).is_some_and(|known| known == proof)
+        {
+            return *known;
+        }
+        let number = self.proofs.len() as u32;
+        self.proofs.push(proof.to_vec());
+        self.known.insert(key, number);
+        number
+    }
+
+    /// Puts an entry behind all others.
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.entries.push(entry);
+    }
+
+    /// Puts a late entry where its place is. Its number is that of the one before it. False: it is there already.
+    pub(crate) fn insert(&mut self, mut entry: Entry) -> bool {
+        let Err(at) = self.entries.binary_search_by_key(&entry.place, |other| other.place) else {
+            return false;
+        };
+        entry.order = at.checked_sub(1).map_or(0, |before| self.entries[before].order);
+        self.entries.insert(at, entry);
+        true
+    }
+
+    /// What a segment is found by: the place of its first entry.
+    pub(crate) fn first(&self) -> Place {
+        self.entries.first().map(|first| first.place).unwrap_or_default()
+    }
+
+    /// Cuts off the second half of a segment that is too long.
+    pub(crate) fn split(&mut self) -> Option<Self> {
+        if self.entries.len() <= 2 * MAX_ENTRIES {
+            return None;
+        }
+        let behind = self.entries.split_off(self.entries.len() / 2);
+        let before = std::mem::take(&mut self.entries);
+        let proofs = std::mem::take(self).proofs;
+        let half = |entries: Vec<Entry>| {
+            let mut segment = Self::default();
+            for entry in entries {
+                let proof = proofs.get(entry.proof as usize).map(Vec::as_slice).unwrap_or_default();
+                let proof = segment.proof(proof);
+                segment.entries.push(Entry { proof, ..entry });
+            }
+            segment
+        };
+        *self = half(before);
+        Some(half(behind))
+    }
+
+    pub(crate) fn oldest(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.arrival).min().unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn newest(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.arrival).max().unwrap_or(0)
+    }
+
+    /// The filter of its traces and goroutines.
+    pub(crate) fn keys(&self) -> Vec<u8> {
+        let mut keys: Vec<u64> = Vec::with_capacity(self.entries.len() / 4);
+        for entry in &self.entries {
+            keys.extend(entry.goroutine.map(goroutine_key));
+            keys.extend((entry.trace != 0).then(|| trace_key(entry.trace)));
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        bloom::build(keys.into_iter())
+    }
+
+    pub(crate) fn pack(&self, compressor: &mut block::Compressor) -> Result<Vec<u8>, StoreError> {
+        let mut out = Vec::with_capacity(self.entries.len() * 24);
+        write(&mut out, self.entries.len() as u64);
+        let mut deltas = |column: &dyn Fn(&Entry) -> u64| {
+            let mut last = 0_u64;
+            for entry in &self.entries {
+                let value = column(entry);
+                write_signed(&mut out, value.wrapping_sub(last) as i64);
+                last = value;
+            }
+        };
+        deltas(&|entry| entry.place.0);
+        deltas(&|entry| entry.place.1);
+        deltas(&|entry| entry.place.2);
+        deltas(&|entry| entry.order);
+        deltas(&|entry| u64::from(entry.late));
+        deltas(&|entry| entry.arrival);
+        deltas(&|entry| entry.time_ns);
+        deltas(&|entry| u64::from(entry.tracepoint));
+        deltas(&|entry| u64::from(entry.host));
+        deltas(&|entry| u64::from(entry.service));
+        deltas(&|entry| u64::from(entry.file));
+        deltas(&|entry| u64::from(entry.line));
+        deltas(&|entry| u64::from(entry.goroutine.is_some()));
+        deltas(&|entry| entry.goroutine.unwrap_or(0));
+        deltas(&|entry| u64::from(entry.proof));
+        // Traces are random: the same one has the same bytes, which is all that can be saved.
+        let mut traces: Vec<u128> = Vec::new();
+        for entry in &self.entries {
+            let at = traces.iter().rposition(|trace| *trace == entry.trace).unwrap_or_else(|| {
+                traces.push(entry.trace);
+                traces.len() - 1
+            });
+            write(&mut out, at as u64);
+        }
+        write(&mut out, traces.len() as u64);
+        traces.iter().for_each(|trace| out.extend_from_slice(&trace.to_le_bytes()));
+        write(&mut out, self.proofs.len() as u64);
+        for proof in &self.proofs {
+            write(&mut out, proof.len() as u64);
+            out.extend_from_slice(proof);
+        }
+        compressor.pack(&out)
+    }
+
+    pub(crate) fn unpack(packed: &[u8]) -> Result<Self, StoreError> {
+        Self::of_plain(&block::unpack(packed)?)
+            .ok_or(StoreError::Corrupt { what: "a segment whose columns do not fit" })
+    }
+
+    fn of_plain(plain: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(plain);
+        let count = reader.count()?;
+        let mut columns = [const { Vec::new() }; COLUMNS];
+        for column in &mut columns {
+            let mut last = 0_u64;
+            for _ in 0..count {
+                last = last.wrapping_add(reader.i64()? as u64);
+                column.push(last);
+            }
+        }
+        let indices = (0..count).map(|_| reader.u64()).collect::<Option<Vec<_>>>()?;
+        let mut traces = Vec::new();
+        for _ in 0..reader.count()? {
+            traces.push(u128::from_le_bytes(reader.bytes(16)?.try_into().ok()?));
+        }
+        let mut proofs = Vec::new();
+        for _ in 0..reader.u64()? {
+            let length = usize::try_from(reader.u64()?).ok()?;
+            proofs.push(reader.bytes(length)?.to_vec());
+        }
+        let mut entries = Vec::with_capacity(count);
+        for at in 0..count {
+            let number = |column: usize| u32::try_from(columns[column][at]).ok();
+            entries.push(Entry {
+                place: Place(columns[0][at], columns[1][at], columns[2][at]),
+                order: columns[3][at],
+                late: columns[4][at] != 0,
+                arrival: columns[5][at],
+                time_ns: columns[6][at],
+                tracepoint: number(7)?,
+                host: number(8)?,
+                service: number(9)?,
+                file: number(10)?,
+                line: number(11)?,
+                goroutine: (columns[12][at] != 0).then_some(columns[13][at]),
+                proof: number(14)?,
+                trace: *traces.get(usize::try_from(indices[at]).ok()?)?,
+            });
+        }
+        let known = (0..).zip(&proofs).map(|(number, proof)| (hash(proof), number)).collect();
+        Some(Self { entries, proofs, known })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(order: u64, arrival: u64) -> Entry {
+        Entry {
+            place: Place(order * 1000, 0, order),
+            order,
+            late: false,
+            arrival,
+            time_ns: 1_795_608_000_000_000_000 + order * 1000,
+            tracepoint: 3,
+            host: 1,
+            service: 2,
+            file: 9,
+            line: 42,
+            goroutine: Some(order % 5),
+            trace: u128::from(order % 3),
+            proof: 0,
+        }
+    }
+
+    #[test]
+    fn entries_come_back_and_take_little_room() {
+        let mut segment = Segment::default();
+        for n in 0..MAX_ENTRIES as u64 {
+            let proof = segment.proof(format!("proof {}", n / 100).as_bytes());
+            segment.entries.push(Entry { proof, ..entry(n, 4096 * 7 + n) });
+        }
+        assert_eq!(segment.proofs.len(), 3);
+        let packed = segment.pack(&mut block::Compressor::new().unwrap()).unwrap();
+        assert!(packed.len() < 8 * MAX_ENTRIES, "{} bytes", packed.len());
+        assert_eq!(Segment::unpack(&packed).unwrap(), segment);
+        assert!(bloom::may_have(&segment.keys(), trace_key(2)));
+        assert!(bloom::may_have(&segment.keys(), goroutine_key(4)));
+        assert!(!bloom::may_have(&segment.keys(), goroutine_key(5)));
+    }
+
+    #[test]
+    fn a_late_entry_stands_at_its_place_and_has_the_number_of_the_one_before() {
+        let mut segment = Segment::default();
+        for n in 0..3 {
+            segment.entries.push(entry(n, n));
+        }
+        for (arrival, time) in [(10, 1030), (11, 1020), (11, 1020)] {
+            segment.insert(Entry { late: true, place: Place(time, 1, arrival), ..entry(1, arrival) });
+        }
+        let arrivals: Vec<u64> = segment.entries.iter().map(|entry| entry.arrival).collect();
+        assert_eq!(arrivals, [0, 1, 11, 10, 2]);
+        assert!(segment.entries[1..4].iter().all(|entry| entry.order == 1));
+    }
+
+    #[test]
+    fn a_segment_that_late_entries_made_long_is_cut_and_nothing_is_lost() {
+        let mut segment = Segment::default();
+        let proof = segment.proof(b"one");
+        segment.entries.push(Entry { proof, ..entry(1, 1) });
+        for n in 0..2 * MAX_ENTRIES as u64 {
+            let proof = segment.proof(format!("{}", n / 300).as_bytes());
+            segment.insert(Entry { late: true, place: Place(1000, n, 7), proof, ..entry(1, 10 + n) });
+        }
+        let whole = segment.clone();
+        let behind = segment.split().unwrap();
+        assert!(segment.first() < behind.first());
+        let proofs = |segment: &Segment| -> Vec<(u64, Vec<u8>)> {
+            let of = |entry: &Entry| (entry.arrival, segment.proofs[entry.proof as usize].clone());
+            segment.entries.iter().map(of).collect()
+        };
+        assert_eq!([proofs(&segment), proofs(&behind)].concat(), proofs(&whole));
+        assert_eq!(segment.split(), None);
+    }
+
+    #[test]
+    fn a_trace_is_its_digits_or_a_hash() {
+        assert_eq!(trace_number("0000000000000000000000000000002a"), 42);
+        assert_ne!(trace_number("x"), trace_number("y"));
+        assert_ne!(trace_number(""), 0);
+        assert_ne!(trace_number("00000000000000000000000000000000"), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+            let _ = Segment::of_plain(&bytes);
+            let _ = Segment::unpack(&bytes);
+        }
+    }
+}
