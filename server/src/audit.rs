@@ -19,7 +19,9 @@ const MAX_DETAIL_BYTES: usize = 64 * 1024;
 
 /// Why the log can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {what} the audit log {path}: {source}; nothing is changed while changes can't be written down")]
+#[error(
+    "cannot {what} the audit log {path}: {source}; nothing is changed while changes can't be written down"
+)]
 pub struct AuditError {
     what: &'static str,
     path: PathBuf,
@@ -70,10 +72,8 @@ impl Log {
         let mut file =
             OpenOptions::new().create(true).append(true).read(true).open(path).map_err(fail("open"))?;
         let mut next = 1;
-        let mut last = Vec::new();
         for line in BufReader::new(&file).split(b'\n') {
-            last = line.map_err(fail("read"))?;
-            next = number_of(&last).map_or(next, |seq| seq + 1);
+            next = number_of(&line.map_err(fail("read"))?).map_or(next, |seq| seq + 1);
         }
         let mut waiting = Vec::new();
         // A line that was cut off by a crash stays, and stays by itself.
@@ -105,8 +105,16 @@ impl Log {
         if length > MAX_DETAIL_BYTES {
             detail = serde_json::json!({ "left_out_bytes": length });
         }
-        let entry =
-            AuditEntry { seq: tail.next, time_ns: now_ns(), who, action: action.to_owned(), subject, detail, peer, error };
+        let entry = AuditEntry {
+            seq: tail.next,
+            time_ns: now_ns(),
+            who,
+            action: action.to_owned(),
+            subject,
+            detail,
+            peer,
+            error,
+        };
         tail.next += 1;
         if serde_json::to_writer(&mut tail.waiting, &entry).is_ok() {
             tail.waiting.push(b'\n');
@@ -173,7 +181,12 @@ mod tests {
     use super::*;
 
     fn happened(subject: &str) -> Happened {
-        Happened { who: "local".to_owned(), action: "kill", subject: subject.to_owned(), ..Happened::default() }
+        Happened {
+            who: "local".to_owned(),
+            action: "kill",
+            subject: subject.to_owned(),
+            ..Happened::default()
+        }
     }
 
     #[test]

@@ -20,11 +20,19 @@ pub fn text(fleet: &Fleet, store: &Store, following: usize) -> String {
     page.figure("riptrace_sessions", "gauge", "Sessions, by whether their tracepoints are to be armed");
     page.value("riptrace_sessions", &[("state", "running")], running);
     page.value("riptrace_sessions", &[("state", "stopped")], sessions.len() - running);
-    page.figure("riptrace_host_hits_total", "counter", "Hits that the kernel of a host counted in this run of its agent");
+    page.figure(
+        "riptrace_host_hits_total",
+        "counter",
+        "Hits that the kernel of a host counted in this run of its agent",
+    );
     for host in &hosts {
         page.value("riptrace_host_hits_total", &[("host", &host.facts.host)], host.hits);
     }
-    page.figure("riptrace_host_lost_total", "counter", "Hits that did not get into the stream, by where they were lost");
+    page.figure(
+        "riptrace_host_lost_total",
+        "counter",
+        "Hits that did not get into the stream, by where they were lost",
+    );
     for host in &hosts {
         let losses = &host.losses;
         for (place, count) in [
@@ -40,12 +48,20 @@ pub fn text(fleet: &Fleet, store: &Store, following: usize) -> String {
     for host in &hosts {
         page.value("riptrace_host_tracepoints", &[("host", &host.facts.host)], host.tracepoints);
     }
-    page.figure("riptrace_host_agent_share_of_core", "gauge", "Share of one core that a host's agent took lately");
+    page.figure(
+        "riptrace_host_agent_share_of_core",
+        "gauge",
+        "Share of one core that a host's agent took lately",
+    );
     for host in &hosts {
         let labels = [("host", host.facts.host.as_str())];
         page.value("riptrace_host_agent_share_of_core", &labels, host.agent_share_of_core);
     }
-    page.figure("riptrace_host_clock_uncertainty_seconds", "gauge", "How far a host's coordinated time may be off");
+    page.figure(
+        "riptrace_host_clock_uncertainty_seconds",
+        "gauge",
+        "How far a host's coordinated time may be off",
+    );
     for host in &hosts {
         if let Some(clock) = &host.clock {
             let seconds = clock.uncertainty_ns as f64 / 1e9;
@@ -55,20 +71,55 @@ pub fn text(fleet: &Fleet, store: &Store, following: usize) -> String {
     let totals = store.totals();
     for (name, kind, help, value) in [
         ("riptrace_store_hits_total", "counter", "Hits that were stored", totals.stored),
-        ("riptrace_store_duplicates_total", "counter", "Hits that came once more and were not stored", totals.duplicates),
-        ("riptrace_store_foreign_hits_total", "counter", "Hits of other clients' tracepoints, not stored", totals.foreign),
+        (
+            "riptrace_store_duplicates_total",
+            "counter",
+            "Hits that came once more and were not stored",
+            totals.duplicates,
+        ),
+        (
+            "riptrace_store_foreign_hits_total",
+            "counter",
+            "Hits of other clients' tracepoints, not stored",
+            totals.foreign,
+        ),
+        (
+            "riptrace_store_out_of_sequence_hits_total",
+            "counter",
+            "Hits of messages that were older than what is stored, not stored",
+            totals.out_of_sequence,
+        ),
         ("riptrace_store_expired_hits_total", "counter", "Hits that retention removed", totals.expired),
-        ("riptrace_store_provisional_hits", "gauge", "Hits whose place in the order is not final", totals.provisional),
+        (
+            "riptrace_store_provisional_hits",
+            "gauge",
+            "Hits whose place in the order is not final",
+            totals.provisional,
+        ),
         ("riptrace_store_commits_total", "counter", "Transactions since the start", totals.commits),
         ("riptrace_store_bytes", "gauge", "Bytes of the store's file that are in use", totals.bytes),
-        ("riptrace_store_stream_sequence", "gauge", "Stream sequence up to which everything is stored", totals.position),
-        ("riptrace_store_failing", "gauge", "1 while the store can't be written", u64::from(totals.problem.is_some())),
+        (
+            "riptrace_store_stream_sequence",
+            "gauge",
+            "Stream sequence up to which everything is stored",
+            totals.position,
+        ),
+        (
+            "riptrace_store_failing",
+            "gauge",
+            "1 while the store can't be written",
+            u64::from(totals.problem.is_some()),
+        ),
         ("riptrace_followers", "gauge", "Readers that follow sessions", following as u64),
     ] {
         page.figure(name, kind, help);
         page.value(name, &[], value);
     }
-    page.figure("riptrace_store_agent_batches_missing_total", "counter", "Batches of an agent's run that did not come");
+    page.figure(
+        "riptrace_store_agent_batches_missing_total",
+        "counter",
+        "Batches of an agent's run that did not come",
+    );
     for agent in store.agents() {
         let labels = [("host", &*agent.host), ("agent", agent.agent.as_str())];
         page.value("riptrace_store_agent_batches_missing_total", &labels, agent.batches_missing);

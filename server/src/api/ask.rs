@@ -65,7 +65,8 @@ pub(super) async fn ask<Request: Question>(
         match api.fleet.request(&host, Request::ENDPOINT, &request).await {
             Ok(answer) => return Ok(Json(answer)),
             Err(error) => {
-                let goes_on = matches!(error.code, ErrorCode::NotFound | ErrorCode::Unbound | ErrorCode::Unreachable);
+                let goes_on =
+                    matches!(error.code, ErrorCode::NotFound | ErrorCode::Unbound | ErrorCode::Unreachable);
                 first_error.get_or_insert(error);
                 if !goes_on {
                     break;
@@ -97,7 +98,9 @@ fn programs(select: &Selector, hosts: &[Host], services: &[Service]) -> Vec<(Str
         .filter(|instance| hosts.contains(instance.host.as_str()) && rest.matches(&instance.process))
         .filter(|instance| {
             let process = &instance.process;
-            builds.insert(process.build_id.clone().unwrap_or_else(|| format!("{} {}", instance.host, process.exe)))
+            builds.insert(
+                process.build_id.clone().unwrap_or_else(|| format!("{} {}", instance.host, process.exe)),
+            )
         })
         .map(|instance| (instance.host.clone(), instance.process.pid))
         .take(MAX_ASKED)
@@ -133,13 +136,25 @@ mod tests {
             clock: None,
             problems: Vec::new(),
         };
-        let hosts = [host("a", HostStatus::Alive, "x"), host("b", HostStatus::Alive, "y"), host("c", HostStatus::Silent, "x")];
+        let hosts = [
+            host("a", HostStatus::Alive, "x"),
+            host("b", HostStatus::Alive, "y"),
+            host("c", HostStatus::Silent, "x"),
+        ];
         let instance = |host: &str, pid, build: &str| Instance {
             host: host.to_owned(),
             process: GoProcess { pid, build_id: Some(build.to_owned()), ..GoProcess::default() },
         };
         let services = [
-            Service { name: "orders".to_owned(), instances: vec![instance("c", 1, "1"), instance("a", 2, "1"), instance("b", 3, "1"), instance("b", 4, "2")] },
+            Service {
+                name: "orders".to_owned(),
+                instances: vec![
+                    instance("c", 1, "1"),
+                    instance("a", 2, "1"),
+                    instance("b", 3, "1"),
+                    instance("b", 4, "2"),
+                ],
+            },
             Service { name: "stock".to_owned(), instances: vec![instance("a", 5, "3")] },
         ];
         let asked = |change: fn(&mut Selector)| {

@@ -49,8 +49,11 @@ impl From<Error> for Refused {
 
 impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
-        let code =
-            if matches!(error, StoreError::Cursor { .. }) { ErrorCode::BadRequest } else { ErrorCode::Failed };
+        let code = if matches!(error, StoreError::Cursor { .. }) {
+            ErrorCode::BadRequest
+        } else {
+            ErrorCode::Failed
+        };
         Self::new(code, error.to_string())
     }
 }

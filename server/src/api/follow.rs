@@ -84,7 +84,13 @@ async fn send(events: &Events, cursor: Option<Cursor>, live: &Live) -> Result<()
     events.send(Ok(event)).await.map_err(|_| Gone)
 }
 
-async fn run(api: Arc<Api>, session: SessionId, cursor: Cursor, events: Events, permit: OwnedSemaphorePermit) {
+async fn run(
+    api: Arc<Api>,
+    session: SessionId,
+    cursor: Cursor,
+    events: Events,
+    permit: OwnedSemaphorePermit,
+) {
     let followers = Arc::clone(&api.followers);
     tokio::select! {
         // The reader left, or the store failed, which is logged: both end the stream, and the reader can come back.
@@ -106,7 +112,9 @@ async fn tell(api: &Arc<Api>, session: &SessionId, mut cursor: Cursor, events: &
     let mut changed = api.store.changed();
     let mut states = api.fleet.subscribe();
     let mut watermark_ns = 0;
-    let is_stopped = |known: &riptrace_common::wire::api::Session| known.id == *session && known.state == SessionState::Stopped;
+    let is_stopped = |known: &riptrace_common::wire::api::Session| {
+        known.id == *session && known.state == SessionState::Stopped
+    };
     let mut stopped_at = api.fleet.sessions().iter().any(is_stopped).then(Instant::now);
     loop {
         loop {

@@ -33,11 +33,15 @@ pub(super) async fn guard(State(api): State<Arc<Api>>, request: Request, next: N
 fn bearer(headers: &HeaderMap, token: &str) -> Result<(), Refused> {
     let refuse = |text: &str| Err(Refused::with_status(StatusCode::UNAUTHORIZED, ErrorCode::Forbidden, text));
     let Some(given) = headers.get(header::AUTHORIZATION) else {
-        return refuse("this server wants a token: give --token or RIPTRACE_TOKEN, or the header `Authorization: Bearer TOKEN`");
+        return refuse(
+            "this server wants a token: give --token or RIPTRACE_TOKEN, or the header `Authorization: Bearer TOKEN`",
+        );
     };
     let given = given.to_str().ok().and_then(|text| text.split_once(' '));
     match given {
-        Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") && is_equal(given.trim(), token) => Ok(()),
+        Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") && is_equal(given.trim(), token) => {
+            Ok(())
+        }
         _ => refuse("the token is not this server's"),
     }
 }
@@ -59,7 +63,10 @@ fn same_machine(headers: &HeaderMap, uri: &Uri) -> Result<(), Refused> {
         Some(authority) => Err(Refused::with_status(
             StatusCode::MISDIRECTED_REQUEST,
             ErrorCode::Forbidden,
-            format!("without a token this server answers only as localhost, not as {}; start it with --token", authority.host()),
+            format!(
+                "without a token this server answers only as localhost, not as {}; start it with --token",
+                authority.host()
+            ),
         )),
         None => Err(Refused::new(ErrorCode::BadRequest, "the request has no Host header")),
     }
@@ -86,7 +93,8 @@ fn authority(headers: &HeaderMap, uri: &Uri) -> Option<Authority> {
 
 fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -44,11 +44,15 @@ pub(super) async fn export(
 ) -> Result<Response, Refused> {
     let id = find(&api, &session)?;
     let Ok(permit) = Arc::clone(&api.exports).try_acquire_owned() else {
-        return Err(Refused::new(ErrorCode::Limit, "other sessions are being exported; try again when they are done"));
+        return Err(Refused::new(
+            ErrorCode::Limit,
+            "other sessions are being exported; try again when they are done",
+        ));
     };
     let status = status(&api, &id).await?;
     let clocks = api.fleet.clock_state();
-    let name: String = id.as_str().chars().filter(|c| c.is_ascii_alphanumeric() || "_-.".contains(*c)).collect();
+    let name: String =
+        id.as_str().chars().filter(|c| c.is_ascii_alphanumeric() || "_-.".contains(*c)).collect();
     let (pieces, receiver) = mpsc::channel::<Result<Bytes, std::io::Error>>(EXPORT_QUEUE);
     tokio::task::spawn_blocking(move || {
         let _permit = permit;

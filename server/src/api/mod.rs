@@ -138,13 +138,14 @@ impl FromRequestParts<Arc<Api>> for Caller {
 }
 
 /// The router of all routes.
-#[must_use]
 pub fn router(api: Arc<Api>) -> Router {
     let mut router = Router::new();
     for route in routes::table() {
         router = router.route(&route.full_path(), route.handler);
     }
-    let nowhere = || async { Refused::new(ErrorCode::NotFound, "there is nothing here; /api/v1/openapi.json says what there is") };
+    let nowhere = || async {
+        Refused::new(ErrorCode::NotFound, "there is nothing here; /api/v1/openapi.json says what there is")
+    };
     let not_so = || async {
         Refused::with_status(
             axum::http::StatusCode::METHOD_NOT_ALLOWED,

@@ -107,35 +107,81 @@ pub(super) fn table() -> Vec<Route> {
     const DELETE: Method = Method::DELETE;
     let new = Route::new;
     vec![
-        new(GET, "/hosts", ("listHosts", "Every host that was heard of"), get(fleet::hosts)).gives::<Vec<Host>>(),
-        new(GET, "/hosts/{host}/processes", ("listProcesses", "The Go processes of a host"), get(fleet::processes))
-            .gives::<Vec<riptrace_common::wire::profile::GoProcess>>(),
+        new(GET, "/hosts", ("listHosts", "Every host that was heard of"), get(fleet::hosts))
+            .gives::<Vec<Host>>(),
+        new(
+            GET,
+            "/hosts/{host}/processes",
+            ("listProcesses", "The Go processes of a host"),
+            get(fleet::processes),
+        )
+        .gives::<Vec<riptrace_common::wire::profile::GoProcess>>(),
         new(GET, "/services", ("listServices", "Every service with its instances"), get(fleet::services))
             .gives::<Vec<Service>>(),
-        new(GET, "/clock", ("clockState", "The clocks, and up to where the order is final"), get(fleet::clock))
-            .gives::<ClockState>(),
+        new(
+            GET,
+            "/clock",
+            ("clockState", "The clocks, and up to where the order is final"),
+            get(fleet::clock),
+        )
+        .gives::<ClockState>(),
         new(POST, "/kill", ("kill", "Remove tracepoints at once, whoever set them"), post(fleet::kill))
             .takes::<Kill>()
             .gives::<Killed>(),
-        new(GET, "/audit", ("audit", "Who changed what, and when: behind an entry, the oldest first"), get(fleet::audit))
-            .query::<fleet::AuditQuery>()
-            .gives::<Vec<AuditEntry>>(),
+        new(
+            GET,
+            "/audit",
+            ("audit", "Who changed what, and when: behind an entry, the oldest first"),
+            get(fleet::audit),
+        )
+        .query::<fleet::AuditQuery>()
+        .gives::<Vec<AuditEntry>>(),
         new(GET, "/sessions", ("listSessions", "Every session, the newest first"), get(sessions::list))
             .gives::<Vec<Session>>(),
-        new(POST, "/sessions", ("createSession", "Make a session and arm its tracepoints"), post(sessions::create))
-            .takes::<NewSession>()
-            .gives::<Session>(),
-        new(GET, "/sessions/{session}", ("getSession", "A session with the states of its tracepoints"), get(sessions::show))
-            .gives::<SessionStatus>(),
-        new(DELETE, "/sessions/{session}", ("deleteSession", "Remove a session, its tracepoints and its hits"), delete(sessions::delete))
-            .gives::<sessions::Nothing>(),
-        new(POST, "/sessions/{session}/start", ("startSession", "Arm a session's tracepoints"), post(sessions::start))
-            .gives::<Session>(),
-        new(POST, "/sessions/{session}/stop", ("stopSession", "Remove a session's tracepoints; its hits stay"), post(sessions::stop))
-            .gives::<Session>(),
-        new(POST, "/sessions/{session}/tracepoints", ("addTracepoint", "Add a tracepoint to a session"), post(sessions::add))
-            .takes::<NewTracepoint>()
-            .gives::<SessionTracepoint>(),
+        new(
+            POST,
+            "/sessions",
+            ("createSession", "Make a session and arm its tracepoints"),
+            post(sessions::create),
+        )
+        .takes::<NewSession>()
+        .gives::<Session>(),
+        new(
+            GET,
+            "/sessions/{session}",
+            ("getSession", "A session with the states of its tracepoints"),
+            get(sessions::show),
+        )
+        .gives::<SessionStatus>(),
+        new(
+            DELETE,
+            "/sessions/{session}",
+            ("deleteSession", "Remove a session, its tracepoints and its hits"),
+            delete(sessions::delete),
+        )
+        .gives::<sessions::Nothing>(),
+        new(
+            POST,
+            "/sessions/{session}/start",
+            ("startSession", "Arm a session's tracepoints"),
+            post(sessions::start),
+        )
+        .gives::<Session>(),
+        new(
+            POST,
+            "/sessions/{session}/stop",
+            ("stopSession", "Remove a session's tracepoints; its hits stay"),
+            post(sessions::stop),
+        )
+        .gives::<Session>(),
+        new(
+            POST,
+            "/sessions/{session}/tracepoints",
+            ("addTracepoint", "Add a tracepoint to a session"),
+            post(sessions::add),
+        )
+        .takes::<NewTracepoint>()
+        .gives::<SessionTracepoint>(),
         new(
             Method::PATCH,
             "/sessions/{session}/tracepoints/{tracepoint}",
@@ -162,7 +208,10 @@ pub(super) fn table() -> Vec<Route> {
         new(
             GET,
             "/sessions/{session}/live",
-            ("followHits", "Hits as they come, and as their places become final; Last-Event-ID goes on behind an event"),
+            (
+                "followHits",
+                "Hits as they come, and as their places become final; Last-Event-ID goes on behind an event",
+            ),
             get(follow::follow),
         )
         .query::<follow::LiveQuery>()
@@ -174,21 +223,43 @@ pub(super) fn table() -> Vec<Route> {
             get(hits::export),
         )
         .answers(Answer::Lines(SchemaGenerator::subschema_for::<StoredHit>)),
-        new(POST, "/lines", ("lines", "Which lines of a file can carry a tracepoint"), post(ask::ask::<LinesRequest>))
-            .takes::<Ask<LinesRequest>>()
-            .gives::<LinesReply>(),
-        new(POST, "/functions", ("functions", "The functions of a file or package"), post(ask::ask::<FunctionsRequest>))
-            .takes::<Ask<FunctionsRequest>>()
-            .gives::<FunctionsReply>(),
-        new(POST, "/explain", ("explain", "What is known of a location before anything is armed"), post(ask::ask::<ExplainRequest>))
-            .takes::<Ask<ExplainRequest>>()
-            .gives::<ExplainReply>(),
+        new(
+            POST,
+            "/lines",
+            ("lines", "Which lines of a file can carry a tracepoint"),
+            post(ask::ask::<LinesRequest>),
+        )
+        .takes::<Ask<LinesRequest>>()
+        .gives::<LinesReply>(),
+        new(
+            POST,
+            "/functions",
+            ("functions", "The functions of a file or package"),
+            post(ask::ask::<FunctionsRequest>),
+        )
+        .takes::<Ask<FunctionsRequest>>()
+        .gives::<FunctionsReply>(),
+        new(
+            POST,
+            "/explain",
+            ("explain", "What is known of a location before anything is armed"),
+            post(ask::ask::<ExplainRequest>),
+        )
+        .takes::<Ask<ExplainRequest>>()
+        .gives::<ExplainReply>(),
         new(POST, "/source", ("source", "A source file of a host"), post(ask::ask::<SourceRequest>))
             .takes::<Ask<SourceRequest>>()
             .gives::<SourceReply>(),
-        new(GET, "/openapi.json", ("openapi", "This document"), get(health::openapi)).answers(Answer::Document),
+        new(GET, "/openapi.json", ("openapi", "This document"), get(health::openapi))
+            .answers(Answer::Document),
         new(GET, "/healthz", ("healthz", "Whether the server runs"), get(health::healthz)).outside(),
-        new(GET, "/readyz", ("readyz", "Whether the server can do its work, or why not"), get(health::readyz)).outside(),
+        new(
+            GET,
+            "/readyz",
+            ("readyz", "Whether the server can do its work, or why not"),
+            get(health::readyz),
+        )
+        .outside(),
         new(GET, "/metrics", ("metrics", "Figures for Prometheus"), get(health::metrics)).outside(),
     ]
 }

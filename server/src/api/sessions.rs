@@ -38,7 +38,8 @@ fn find_among(sessions: &[Session], text: &str) -> Result<SessionId, Refused> {
             [session] => return Ok(session.id.clone()),
             many => {
                 let ids: Vec<&str> = many.iter().take(5).map(|session| session.id.as_str()).collect();
-                let text = format!("{text:?} means {} sessions ({}…); give an id", many.len(), ids.join(", "));
+                let text =
+                    format!("{text:?} means {} sessions ({}…); give an id", many.len(), ids.join(", "));
                 return Err(Refused::new(ErrorCode::Conflict, text));
             }
         }
@@ -89,7 +90,9 @@ pub(super) async fn delete(
         api.fleet.delete_session(&id).await?;
         let (store, session) = (api.store.clone(), id.clone());
         let removed = tokio::task::spawn_blocking(move || store.delete_session(&session)).await;
-        let failed = |text: String| Error::new(ErrorCode::Failed, format!("the session is gone, its hits are not: {text}"));
+        let failed = |text: String| {
+            Error::new(ErrorCode::Failed, format!("the session is gone, its hits are not: {text}"))
+        };
         removed.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
         Ok(Nothing {})
     };
@@ -170,7 +173,12 @@ mod tests {
             created_by: "local".to_owned(),
             tracepoints: Vec::new(),
         };
-        let sessions = [session("s_ab1", "slow orders"), session("s_ab2", "twice"), session("s_c", "twice"), session("s_ab", "x")];
+        let sessions = [
+            session("s_ab1", "slow orders"),
+            session("s_ab2", "twice"),
+            session("s_c", "twice"),
+            session("s_ab", "x"),
+        ];
         for (text, expect) in [
             ("s_ab1", Ok("s_ab1")),
             ("s_ab", Ok("s_ab")),

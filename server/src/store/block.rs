@@ -66,10 +66,6 @@ impl Builder {
         self.hits >= MAX_BLOCK_HITS || self.texts.len() >= MAX_BLOCK_BYTES
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        self.texts.len()
-    }
-
     /// The bytes of the block.
     pub(crate) fn pack(&self, compressor: &mut Compressor) -> Result<Vec<u8>, StoreError> {
         self.pack_from(Mark::default(), compressor)
@@ -190,7 +186,7 @@ mod tests {
         let mut builder = Builder::default();
         for n in 0..100_u64 {
             builder.push(5000 + n * 3, n as u32 % 4, |text| {
-                text.extend_from_slice(format!("hit {n}").as_bytes())
+                text.extend_from_slice(format!("hit {n}").as_bytes());
             });
         }
         let mut compressor = Compressor::new().unwrap();

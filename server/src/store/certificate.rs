@@ -20,12 +20,11 @@ impl Chain {
     /// Gives the next hit its certificate.
     pub(crate) fn link(&mut self, hit: &mut Hit, proof: &[u8]) {
         let evidence = read(proof);
-        hit.certificate = self.before.as_ref().map(|(before, before_evidence)| {
-            match (before_evidence, &evidence) {
+        hit.certificate =
+            self.before.as_ref().map(|(before, before_evidence)| match (before_evidence, &evidence) {
                 (Some(a), Some(b)) => certify(a, b),
                 _ => by_clocks(before, hit),
-            }
-        });
+            });
         self.before = Some((hit.clone(), evidence));
     }
 }

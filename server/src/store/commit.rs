@@ -45,6 +45,7 @@ impl Store {
         }
         shared.totals.duplicates = writer.duplicates;
         shared.totals.foreign = writer.foreign;
+        shared.totals.out_of_sequence = writer.out_of_sequence;
         drop(shared);
         drop(guard);
         self.0.changed.send_modify(|commits| *commits += 1);
@@ -193,7 +194,7 @@ fn write_session(
         let row = (full.builder.first, full.builder.hits, data);
         let id = insert_block(transaction, number, row, full, has_all_words, now_ns)?;
         if has_all_words {
-            let sql = "INSERT INTO words (rowid, words) VALUES (?, ?)";
+            let sql = "INSERT INTO words (rowid, block) VALUES (?, ?)";
             transaction.prepare_cached(sql)?.execute(params![id, full.terms.words])?;
         }
     }
@@ -224,12 +225,12 @@ fn write_session(
         .chain(session.fresh.keys().next())
         .min()
         .map_or(i64::MAX, |arrival| *arrival as i64);
-    let sql = "INSERT OR REPLACE INTO sessions (id, next_order, stored, late, expired, unplaced_from)
+    let sql = "INSERT OR REPLACE INTO sessions (id, placed, stored, late, expired, unplaced_from)
                VALUES (?, ?, ?, ?, ?, ?)";
     let row = session.row;
     transaction.prepare_cached(sql)?.execute(params![
         number,
-        row.next_order as i64,
+        row.placed as i64,
         row.stored as i64,
         row.late as i64,
         row.expired as i64,

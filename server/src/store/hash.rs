@@ -4,13 +4,10 @@
 /// Eight bytes at a time, mixed by multiplication (the constants are those of splitmix64).
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
     let mut state = 0x9e37_79b9_7f4a_7c15 ^ (bytes.len() as u64);
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        let mut word = [0; 8];
-        word.copy_from_slice(chunk);
-        state = mix(state ^ u64::from_le_bytes(word));
+    let (words, rest) = bytes.as_chunks::<8>();
+    for word in words {
+        state = mix(state ^ u64::from_le_bytes(*word));
     }
-    let rest = chunks.remainder();
     let mut word = [0; 8];
     word[..rest.len()].copy_from_slice(rest);
     mix(state ^ u64::from_le_bytes(word))

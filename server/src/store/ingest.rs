@@ -42,6 +42,7 @@ pub(crate) struct Writer {
     pub(super) watermark_ns: u64,
     pub(super) foreign: u64,
     pub(super) duplicates: u64,
+    pub(super) out_of_sequence: u64,
     latest: LatestNames,
 }
 
@@ -134,6 +135,7 @@ impl Writer {
             watermark_ns: 0,
             foreign: 0,
             duplicates: 0,
+            out_of_sequence: 0,
             latest: LatestNames::default(),
         }
     }
@@ -210,6 +212,8 @@ impl Writer {
         self.reached = self.reached.max(*stream_seq);
         if self.session(session_number).add(entry, hit) {
             self.unplaced.insert(at, session_number);
+        } else {
+            self.out_of_sequence += 1;
         }
         Taken::New(at)
     }
@@ -281,8 +285,14 @@ impl Session {
         };
         self.changed = true;
         let (place_ns, fraction, rank) = placement.place;
-        let mut entry = Entry { place: Place(place_ns, fraction, rank), late: placement.late, ..entry };
+        let mut entry = Entry {
+            place: Place(place_ns, fraction, rank),
+            order: placement.order,
+            late: placement.late,
+            ..entry
+        };
         let tail = self.tail.get_or_insert_with(|| load_tail().unwrap_or_default());
+        self.row.placed += 1;
         if placement.late {
             self.row.late += 1;
             self.late_places.push(entry.place);
@@ -294,8 +304,6 @@ impl Session {
             entry.proof = tail.proof(&placement.proof);
             tail.insert(entry);
         } else {
-            self.row.next_order += 1;
-            entry.order = self.row.next_order;
             entry.proof = tail.proof(&placement.proof);
             tail.push(entry);
         }

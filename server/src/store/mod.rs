@@ -157,7 +157,8 @@ pub struct Incoming {
 /// What became of a hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// It is new; this is its arrival.
+    /// It is new; this is its arrival. (One that can't be stored, because its message is older than what is stored, is counted
+    /// in [`Totals::out_of_sequence`].)
     New(u64),
     /// It was read from the same message before. It has its place, or will have it by the same arrival.
     Replayed(u64),
@@ -170,6 +171,8 @@ pub enum Taken {
 pub struct Placement {
     /// Which hit.
     pub arrival: u64,
+    /// Its number in its session: from 1, as places became final.
+    pub order: u64,
     /// Its place among all hits of the stream (`SortKey`); ascending from one placement to the next, late ones apart.
     pub place: (u64, u64, u64),
     /// It came when the order around its place was final.
@@ -249,6 +252,9 @@ pub struct Totals {
     pub duplicates: u64,
     /// Hits without a session: another client's.
     pub foreign: u64,
+    /// Hits since the start that were not stored because their message was older than what is stored: the stream is another
+    /// one than the file was made from.
+    pub out_of_sequence: u64,
     /// Hits whose place is not final.
     pub provisional: u64,
     /// Hits that retention removed.
@@ -292,8 +298,8 @@ struct Shared {
 /// A session's row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct SessionRow {
-    /// Hits that are numbered.
-    next_order: u64,
+    /// Hits whose place is final.
+    placed: u64,
     stored: u64,
     late: u64,
     expired: u64,

@@ -146,12 +146,12 @@ fn load_agents(connection: &Connection) -> Result<HashMap<u32, Agent>, StoreErro
 }
 
 fn load_sessions(connection: &Connection) -> Result<Vec<(u32, SessionRow, i64)>, StoreError> {
-    let sql = "SELECT id, next_order, stored, late, expired, unplaced_from FROM sessions";
+    let sql = "SELECT id, placed, stored, late, expired, unplaced_from FROM sessions";
     let mut query = connection.prepare(sql)?;
     let rows = query.query_map([], |row| {
         let number = |column| row.get::<_, i64>(column).map(|value| value as u64);
         let session =
-            SessionRow { next_order: number(1)?, stored: number(2)?, late: number(3)?, expired: number(4)? };
+            SessionRow { placed: number(1)?, stored: number(2)?, late: number(3)?, expired: number(4)? };
         Ok((row.get(0)?, session, row.get(5)?))
     })?;
     Ok(rows.collect::<Result<_, _>>()?)

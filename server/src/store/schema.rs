@@ -10,9 +10,9 @@ const STEPS: &[&str] = &["
     CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;
     -- Every name that is a number elsewhere.
     CREATE TABLE names (id INTEGER PRIMARY KEY, text TEXT NOT NULL);
-    -- id is the number of the session's name. `next_order` is how many of its hits are numbered.
+    -- id is the number of the session's name. `placed` is how many of its hits have their place.
     CREATE TABLE sessions (
-        id INTEGER PRIMARY KEY, next_order INTEGER NOT NULL, stored INTEGER NOT NULL, late INTEGER NOT NULL,
+        id INTEGER PRIMARY KEY, placed INTEGER NOT NULL, stored INTEGER NOT NULL, late INTEGER NOT NULL,
         expired INTEGER NOT NULL, unplaced_from INTEGER NOT NULL);
     -- The hits, compressed together, by their arrival. `keys` is a Bloom filter of paths and values (NULL: not all of
     -- them); `indexed`: its words are in `words` under the same id.
@@ -40,7 +40,7 @@ const STEPS: &[&str] = &["
 
 /// Words of blocks, without the text itself. `detail=none`: only which block has a word.
 const FULL_TEXT: &str = "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
-    words, content='', contentless_delete=1, detail=none, tokenize='ascii')";
+    block, content='', contentless_delete=1, detail=none, tokenize='ascii')";
 
 /// Bytes of a page of the file. Blocks are some ten kilobytes: small pages would make long chains of them.
 const PAGE_BYTES: u32 = 8192;

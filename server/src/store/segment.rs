@@ -19,7 +19,7 @@ const COLUMNS: usize = 15;
 pub(crate) struct Entry {
     /// Its place in the order of the whole stream.
     pub(crate) place: Place,
-    /// Its number in the session's order, from 1; a late hit has that of the one which it stands behind (0: of none).
+    /// Its number in the session.
     pub(crate) order: u64,
     /// It came when the order around it was final.
     pub(crate) late: bool,
@@ -114,12 +114,11 @@ impl Segment {
         self.entries.push(entry);
     }
 
-    /// Puts a late entry where its place is. Its number is that of the one before it. False: it is there already.
-    pub(crate) fn insert(&mut self, mut entry: Entry) -> bool {
+    /// Puts a late entry where its place is. False: it is there already.
+    pub(crate) fn insert(&mut self, entry: Entry) -> bool {
         let Err(at) = self.entries.binary_search_by_key(&entry.place, |other| other.place) else {
             return false;
         };
-        entry.order = at.checked_sub(1).map_or(0, |before| self.entries[before].order);
         self.entries.insert(at, entry);
         true
     }
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_entry_stands_at_its_place_and_has_the_number_of_the_one_before() {
+    fn a_late_entry_stands_at_its_place() {
         let mut segment = Segment::default();
         for n in 0..3 {
             segment.entries.push(entry(n, n));
@@ -316,7 +315,6 @@ mod tests {
         }
         let arrivals: Vec<u64> = segment.entries.iter().map(|entry| entry.arrival).collect();
         assert_eq!(arrivals, [0, 1, 11, 10, 2]);
-        assert!(segment.entries[1..4].iter().all(|entry| entry.order == 1));
     }
 
     #[test]

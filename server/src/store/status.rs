@@ -35,13 +35,7 @@ impl Store {
             .collect();
         tracepoints
             .sort_by(|a, b| (&a.host, &a.agent, &a.tracepoint).cmp(&(&b.host, &b.agent, &b.tracepoint)));
-        Counts {
-            stored: row.stored,
-            expired: row.expired,
-            placed: row.next_order + row.late,
-            late: row.late,
-            tracepoints,
-        }
+        Counts { stored: row.stored, expired: row.expired, placed: row.placed, late: row.late, tracepoints }
     }
 
     /// What is known of each agent's run.

@@ -49,6 +49,7 @@ fn batch(stream_seq: u64, seqs: std::ops::Range<u64>) -> Vec<Incoming> {
 fn place(arrivals: impl IntoIterator<Item = u64>, first: u64) -> Vec<Placement> {
     let of = |(rank, arrival)| Placement {
         arrival,
+        order: rank,
         place: (rank * 100, 0, rank),
         late: false,
         proof: Arc::from(b"proof".as_slice()),
@@ -121,7 +122,7 @@ fn hits_are_shown_in_their_order_the_provisional_ones_behind_by_time() {
     // The order is another one than that of arrival; the last ones have no place yet.
     let order: Vec<u64> = taken[..500].chunks(2).flat_map(|pair| [pair[1], pair[0]]).collect();
     for (at, part) in order.chunks(70).enumerate() {
-        fixture.store.place(&place(part.iter().copied(), at as u64 * 70));
+        fixture.store.place(&place(part.iter().copied(), at as u64 * 70 + 1));
         fixture.store.commit(1, None).unwrap();
     }
     for _ in 0..2 {
@@ -143,7 +144,7 @@ fn hits_are_shown_in_their_order_the_provisional_ones_behind_by_time() {
         fixture.reopen();
     }
     // Places go on where they were.
-    fixture.store.place(&place(taken[500..].iter().copied(), 500));
+    fixture.store.place(&place(taken[500..].iter().copied(), 501));
     fixture.store.place(&place(taken.iter().copied(), 9000));
     fixture.store.commit(2, None).unwrap();
     let page = fixture.store.hits(&s(), &HitQuery { limit: Some(2000), ..HitQuery::default() }).unwrap();
@@ -154,12 +155,12 @@ fn hits_are_shown_in_their_order_the_provisional_ones_behind_by_time() {
 #[test]
 fn pages_are_the_same_while_hits_come_in() {
     let fixture = Fixture::new(Options::default());
-    let mut rank = 0;
+    let mut rank = 1;
     let mut add = |message: u64| {
-        let taken = arrivals(&fixture.store.ingest(&batch(message, message * 50..(message + 1) * 50)));
+        let taken = arrivals(&fixture.store.ingest(&batch(message + 1, message * 50..(message + 1) * 50)));
         fixture.store.place(&place(taken, rank));
         rank += 50;
-        fixture.store.commit(message, None).unwrap();
+        fixture.store.commit(message + 1, None).unwrap();
     };
     (0..10).for_each(&mut add);
     let mut query = HitQuery { limit: Some(33), ..HitQuery::default() };
@@ -174,13 +175,14 @@ fn pages_are_the_same_while_hits_come_in() {
 }
 
 #[test]
-fn a_late_hit_stands_at_its_place_and_has_the_number_of_the_one_before() {
+fn a_late_hit_stands_at_its_place() {
     let mut fixture = Fixture::new(Options::default());
     let taken = arrivals(&fixture.store.ingest(&batch(1, 0..2000)));
     fixture.store.place(&place(taken[..1000].iter().copied(), 1));
     fixture.store.commit(1, None).unwrap();
     let late = |arrival: u64, at: u64| Placement {
         arrival,
+        order: 5000,
         place: (at, 1 << 63, 10_000 + arrival),
         late: true,
         proof: Arc::from(b"late".as_slice()),
@@ -202,7 +204,7 @@ fn a_late_hit_stands_at_its_place_and_has_the_number_of_the_one_before() {
         let page = fixture.store.hits(&s(), &HitQuery { limit: Some(6), ..HitQuery::default() }).unwrap();
         let orders: Vec<_> =
             page.hits.iter().map(|stored| (stored.hit.order.unwrap(), stored.hit.late)).collect();
-        assert_eq!(orders, [(0, true), (1, false), (2, false), (3, false), (3, true), (4, false)]);
+        assert_eq!(orders, [(5000, true), (1, false), (2, false), (3, false), (5000, true), (4, false)]);
         assert_eq!(fixture.store.counts(&s()).late, 900);
         fixture.reopen();
     }
@@ -311,9 +313,10 @@ fn who_follows_gets_each_hit_once_and_each_place_once() {
         if step > 0 {
             let ready: Vec<u64> = all[(step as usize - 1) * 40..step as usize * 40].to_vec();
             let on_time = ready.iter().copied().filter(|arrival| arrival % 20 != 3);
-            fixture.store.place(&place(on_time, step * 40));
+            fixture.store.place(&place(on_time, step * 40 + 1));
             let late = ready.iter().filter(|arrival| *arrival % 20 == 3).map(|arrival| Placement {
                 arrival: *arrival,
+                order: 1,
                 place: (150 + *arrival, 5, 1_000_000 + *arrival),
                 late: true,
                 proof: Arc::from([]),
@@ -369,7 +372,7 @@ fn a_full_disk_is_told_and_nothing_is_lost() {
             hit
         });
         let taken = arrivals(&fixture.store.ingest(&incoming(message + 1, hits)));
-        fixture.store.place(&place(taken, message * 100));
+        fixture.store.place(&place(taken, message * 100 + 1));
         if let Err(error) = fixture.store.commit(message + 1, Some(b"x")) {
             assert!(matches!(error, StoreError::Full { .. }), "{error}");
             assert!(error.to_string().contains("no space"), "{error}");
@@ -409,7 +412,7 @@ fn the_oldest_go_when_the_file_is_too_large_or_they_are_too_old() {
                     hit
                 }),
             )));
-            fixture.store.place(&place(taken, message * 100));
+            fixture.store.place(&place(taken, message * 100 + 1));
             fixture.store.commit(message + 1, None).unwrap();
         }
         let removed = fixture.store.retain().unwrap();
@@ -425,7 +428,7 @@ fn the_oldest_go_when_the_file_is_too_large_or_they_are_too_old() {
             fixture.reopen();
         }
         let more = arrivals(&fixture.store.ingest(&batch(100, 6000..6001)));
-        fixture.store.place(&place(more, 6000));
+        fixture.store.place(&place(more, 6001));
         fixture.store.commit(100, None).unwrap();
         let page = fixture.store.hits(&s(), &HitQuery { limit: Some(2000), ..HitQuery::default() }).unwrap();
         assert!(page.hits.iter().all(|stored| stored.hit.order == Some(stored.hit.seq + 1)));
@@ -460,6 +463,16 @@ fn a_deleted_session_is_gone_and_the_others_are_not() {
 }
 
 #[test]
+fn a_hit_of_a_message_that_is_older_than_what_is_stored_is_counted() {
+    let fixture = Fixture::new(Options::default());
+    fixture.store.ingest(&batch(9, 0..3));
+    fixture.store.ingest(&batch(1, 3..5));
+    fixture.store.commit(9, None).unwrap();
+    assert_eq!(fixture.store.totals().out_of_sequence, 2);
+    assert_eq!(fixture.store.counts(&s()).stored, 3);
+}
+
+#[test]
 fn batches_hits_and_counters_are_accounted_for() {
     let mut fixture = Fixture::new(Options::default());
     let agent = AgentId::from("a_1");
@@ -467,12 +480,7 @@ fn batches_hits_and_counters_are_accounted_for() {
     fixture.store.ingest(&batch(1, 2..4));
     let stats = Stats { tracepoint: Arc::from("t"), hits: 9, emitted: 4, dropped: 5, ..Stats::default() };
     let host = Arc::from("node-a");
-    fixture.store.stats(&[HostStats {
-        host,
-        agent: agent.clone(),
-        session: Some(s()),
-        stats: stats.clone(),
-    }]);
+    fixture.store.stats(&[HostStats { host, agent, session: Some(s()), stats: stats.clone() }]);
     let mut foreign = hit("client", 0);
     foreign.session = None;
     fixture.store.ingest(&incoming(2, [foreign]));
