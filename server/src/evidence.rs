@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use riptrace_common::wire::{
     api::{ClockState, EvidenceHeader, SessionStatus, StoredHit},
-    evidence::{FORMAT, VERSION},
+    evidence::{EVIDENCE_VERSION, FORMAT},
 };
 use serde::Serialize;
 
@@ -30,7 +30,7 @@ pub fn write(
     let begin = |hits| {
         let header = EvidenceHeader {
             format: FORMAT.to_owned(),
-            version: VERSION,
+            version: EVIDENCE_VERSION,
             exported_ns: now_ns(),
             status,
             clocks,
