@@ -1,6 +1,6 @@
 //! Takes heartbeats, and asks for the profiles of hosts that are new or changed.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use riptrace_common::wire::{
@@ -11,7 +11,8 @@ use riptrace_common::wire::{
 };
 use tokio::sync::{Semaphore, mpsc};
 
-use super::Fleet;
+use super::{Fleet, hosts::Run};
+use crate::watermark::Progress;
 
 /// Profiles that are asked for at once.
 const PROFILES_AT_ONCE: usize = 16;
@@ -82,6 +83,45 @@ async fn listen_once(
 }
 
 impl Fleet {
+    /// Hosts that are alive, each with its boot id.
+    #[must_use]
+    pub fn clock_hosts(&self) -> Vec<(String, String)> {
+        let now = self.now();
+        let state = self.state();
+        let alive = state.hosts.iter().filter_map(|(host, entry)| {
+            let run = entry.run().filter(|run| run.is_alive(now))?;
+            Some((host.clone(), run.heartbeat.boot_id.clone()))
+        });
+        alive.collect()
+    }
+
+    /// The last epoch of each clock that is known, by boot id.
+    #[must_use]
+    pub fn clock_epochs(&self) -> HashMap<String, u64> {
+        let state = self.state();
+        state.clocks.hosts.iter().map(|clock| (clock.boot_id.clone(), clock.assigned.epoch)).collect()
+    }
+
+    /// How far each agent is.
+    #[must_use]
+    pub fn progress(&self) -> Vec<Progress> {
+        let state = self.state();
+        let runs = state.hosts.iter().flat_map(|(host, entry)| {
+            let is_current = |run: &Run| entry.run().is_some_and(|current| std::ptr::eq(current, run));
+            // What was sent there may be armed before a heartbeat says so.
+            let is_armed = state.reports.get(host).is_some_and(|report| !report.states.is_empty());
+            entry.runs().map(move |run| Progress {
+                agent: run.heartbeat.agent.clone(),
+                boot_id: run.heartbeat.boot_id.clone(),
+                first: run.first,
+                last: run.last,
+                complete_until_ktime_ns: run.heartbeat.complete_until_ktime_ns,
+                is_tracing: run.is_tracing() || (is_armed && is_current(run)),
+            })
+        });
+        runs.collect()
+    }
+
     /// Counts and reports a message that could not be used.
     pub fn malformed(&self, what: &str) {
         let count = {

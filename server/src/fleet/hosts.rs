@@ -69,6 +69,8 @@ pub struct Run {
     pub last: Moment,
     /// What it said then.
     pub heartbeat: Heartbeat,
+    /// When it last held tracepoints, or hits that were not in the stream yet.
+    traced: Option<Moment>,
     share_of_core: f64,
 }
 
@@ -79,10 +81,18 @@ impl Run {
         now.mono_ns.saturating_sub(self.last.mono_ns) < SILENCE_NS
     }
 
-    /// Whether it holds tracepoints, or hits that are not in the stream yet.
+    /// Whether it held tracepoints when it was last heard of, or shortly before: hits of theirs may be on their way.
     #[must_use]
     pub fn is_tracing(&self) -> bool {
-        self.heartbeat.queued > 0 || self.heartbeat.generations.iter().any(|owner| owner.generation != 0)
+        let until_ns = self.last.mono_ns.saturating_sub(SILENCE_NS);
+        self.traced.is_some_and(|traced| traced.mono_ns >= until_ns)
+    }
+
+    fn note_tracing(&mut self, now: Moment) {
+        let holds = self.heartbeat.generations.iter().any(|owner| owner.generation != 0);
+        if holds || self.heartbeat.queued > 0 {
+            self.traced = Some(now);
+        }
     }
 
     /// What an owner's tracepoints on it are; 0: none.
@@ -176,13 +186,16 @@ impl Hosts {
                 }
                 run.last = now;
                 run.heartbeat = heartbeat;
+                run.note_tracing(now);
             }
             None => {
                 if entry.runs.len() >= MAX_RUNS {
                     let oldest = (0..entry.runs.len()).min_by_key(|at| entry.runs[*at].last.mono_ns);
                     entry.runs.remove(oldest.unwrap_or_default());
                 }
-                entry.runs.push(Run { first: now, last: now, heartbeat, share_of_core: 0.0 });
+                let mut run = Run { first: now, last: now, heartbeat, traced: None, share_of_core: 0.0 };
+                run.note_tracing(now);
+                entry.runs.push(run);
                 entry.profile = None;
                 entry.asked_ns = None;
             }

@@ -17,7 +17,7 @@ use riptrace_common::{
             ChangeTracepoint, ClockState, Host, HostTracepoint, Kill, Killed, Live, NewSession,
             NewTracepoint, Service, Session, SessionState, SessionStatus, SessionTracepoint,
         },
-        clock::Assigned,
+        clock::{Assigned, OrderMark},
         event::Hit,
         message::{Error, ErrorCode},
         profile::ServiceRule,
@@ -69,8 +69,10 @@ struct State {
     cleared: BTreeMap<String, Cleared>,
     reports: BTreeMap<String, Report>,
     clocks: ClockState,
-    /// Messages that were no heartbeats.
+    /// Messages that could not be used.
     malformed: u64,
+    /// What does not work at the moment, by the part that says so.
+    problems: BTreeMap<&'static str, String>,
 }
 
 impl Default for Fleet {
@@ -162,6 +164,55 @@ impl Fleet {
     /// Takes what a mark of order, or the exchanges of timestamps, say.
     pub fn set_clocks(&self, change: impl FnOnce(&mut ClockState)) {
         change(&mut self.state().clocks);
+    }
+
+    /// Takes over what a mark in the stream says.
+    pub fn take_mark(&self, mark: &OrderMark) {
+        self.set_clocks(|clocks| {
+            for told in &mark.clocks {
+                match clocks.hosts.iter_mut().find(|known| known.boot_id == told.boot_id) {
+                    Some(known) => known.clone_from(told),
+                    None => clocks.hosts.push(told.clone()),
+                }
+            }
+            clocks.watermark_ns = clocks.watermark_ns.max(mark.watermark_ns);
+            clocks.silent.clone_from(&mark.silent);
+        });
+    }
+
+    /// Says that a part of the server does not work, or works again.
+    pub fn set_problem(&self, part: &'static str, problem: Option<String>) {
+        let mut state = self.state();
+        match problem {
+            Some(problem) => {
+                if state.problems.insert(part, problem.clone()).as_ref() != Some(&problem) {
+                    drop(state);
+                    tracing::error!(part, problem);
+                }
+            }
+            None => {
+                if state.problems.remove(part).is_some() {
+                    drop(state);
+                    tracing::info!(part, "works again");
+                }
+            }
+        }
+    }
+
+    /// What does not work at the moment; empty: the server is ready.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let state = self.state();
+        let no_broker = self.nats.get().is_none().then(|| "there is no broker yet".to_owned());
+        no_broker.into_iter().chain(state.problems.values().cloned()).collect()
+    }
+
+    /// The session of a tracepoint.
+    #[must_use]
+    pub fn session_of(&self, tracepoint: &TracepointId) -> Option<SessionId> {
+        let state = self.state();
+        let has = |session: &&Session| session.tracepoints.iter().any(|one| one.id == *tracepoint);
+        state.sessions.values().find(has).map(|session| session.id.clone())
     }
 
     /// Every session, the newest first.

@@ -65,7 +65,8 @@ pub async fn run(fleet: Arc<Fleet>, lease: Lease) {
             continue;
         }
         fleet.stop_expired().await;
-        for (host, desired) in fleet.to_correct(&lock(&done).clone(), &lock(&busy).clone()) {
+        let (last, at_work) = (lock(&done).clone(), lock(&busy).clone());
+        for (host, desired) in fleet.to_correct(&last, &at_work) {
             lock(&busy).insert(host.clone());
             let (fleet, busy, done, room) =
                 (Arc::clone(&fleet), Arc::clone(&busy), Arc::clone(&done), Arc::clone(&room));
@@ -154,6 +155,7 @@ impl Fleet {
                 Some(last) if last.generation != wanted => true,
                 // Only what it said after the last correction counts.
                 Some(last) if run.last.mono_ns > last.at_ns && held != wanted => true,
+                Some(_) if wanted != 0 && report.is_some_and(|report| report.is_stale) => true,
                 Some(last) => {
                     let unsettled = report.is_some_and(|report| report.states.values().any(is_unsettled));
                     let period = if unsettled { UNSETTLED_NS } else { SETTLED_NS };

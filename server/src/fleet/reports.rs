@@ -32,6 +32,8 @@ pub(super) struct Report {
     pub(super) agent: Option<AgentId>,
     /// When, on the server's monotonic clock.
     pub(super) at_ns: u64,
+    /// Something changed there since.
+    pub(super) is_stale: bool,
     /// The servers' tracepoints.
     pub(super) states: BTreeMap<TracepointId, TracepointState>,
     /// Those that it did not take.
@@ -89,6 +91,7 @@ impl Fleet {
             }
             report.agent.clone_from(&agent);
             report.at_ns = now_ns;
+            report.is_stale = false;
             report.unreachable = None;
             let before = std::mem::take(&mut report.states);
             for told in tracepoints {
@@ -124,6 +127,14 @@ impl Fleet {
         report.refused.insert(id.clone(), Refusal { revision, error, at_ns });
     }
 
+    /// Notes that what became of a host's tracepoints changed.
+    pub fn report_is_stale(&self, host: &str) {
+        if let Some(report) = self.state().reports.get_mut(host) {
+            report.is_stale = true;
+            self.wake.notify_one();
+        }
+    }
+
     fn tell_state(&self, host: &str, told: TracepointState) {
         let Some(session) = told.session.clone() else { return };
         let agent = {
@@ -149,7 +160,9 @@ impl Fleet {
             let now = self.now();
             let is_due = |name: &str| {
                 let report = state.reports.get(name);
-                report.is_none_or(|report| now.mono_ns.saturating_sub(report.at_ns) > FRESH_NS)
+                report.is_none_or(|report| {
+                    report.is_stale || now.mono_ns.saturating_sub(report.at_ns) > FRESH_NS
+                })
             };
             let holds = |name: &str| {
                 let report = state.reports.get(name);

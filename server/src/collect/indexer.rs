@@ -1,0 +1,288 @@
+//! From messages of the stream to hits in the store with their places: the one thread that writes.
+//!
+//! Everything that is kept follows from the stream, so a server that was killed reads again what it had not written, from
+//! the last snapshot of the order's state on; what is stored already is recognised.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use riptrace_common::{
+    id::{SessionId, TracepointId},
+    wire::{
+        batch::{Batch, Heartbeat},
+        clock::OrderMark,
+        event::Event,
+        subject::Subjects,
+    },
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::{
+    Fetched,
+    decode::{Decoded, decode},
+    trace_ids::TraceIds,
+};
+use crate::{
+    fleet::Fleet,
+    order::{Checkpoint, Finalized, HitMeta, Limits, Sequencer},
+    store::{self, HostStats, Incoming, Placement, Store, StoreError, Taken},
+};
+
+/// A snapshot of the order's state is written so often: so much is read again after a crash.
+const SNAPSHOT_PERIOD: Duration = Duration::from_secs(5);
+
+/// A commit that failed is tried again after so long.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Bits of an arrival that count within a message.
+const ARRIVALS_PER_MESSAGE: u64 = store::MAX_HITS_PER_BATCH as u64;
+
+/// What is kept beside the hits.
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    order: Checkpoint,
+    trace_ids: TraceIds,
+    /// The last message that `trace_ids` has seen.
+    position: u64,
+    contradictions: Vec<String>,
+}
+
+/// What an [`Indexer`] works on.
+pub struct Indexer {
+    fleet: Arc<Fleet>,
+    store: Store,
+    subjects: Subjects,
+    sequencer: Sequencer,
+    trace_ids: TraceIds,
+    /// Messages up to here told `trace_ids` what they had to tell, before the snapshot was made.
+    known_until: u64,
+    /// The last message that was taken.
+    position: u64,
+    contradictions: Contradictions,
+    uncommitted: bool,
+    snapshot_at: Instant,
+    told_watermark_ns: u64,
+}
+
+/// The last contradictions; of all, their number.
+#[derive(Debug, Default)]
+struct Contradictions {
+    last: Vec<String>,
+}
+
+impl Contradictions {
+    const KEPT: usize = 64;
+
+    fn add(&mut self, news: Vec<String>) {
+        for text in news {
+            tracing::warn!(text, "the order has a contradiction");
+            self.last.push(text);
+        }
+        let over = self.last.len().saturating_sub(Self::KEPT);
+        self.last.drain(..over);
+    }
+}
+
+impl Indexer {
+    /// Goes on where the store was left. Read the stream from [`Indexer::next`] on.
+    ///
+    /// # Errors
+    ///
+    /// The store can't be read.
+    pub fn resume(fleet: Arc<Fleet>, store: Store, subjects: Subjects) -> Result<Self, StoreError> {
+        let resume = store.resume()?;
+        let snapshot = resume.snapshot.as_deref().map(serde_json::from_slice::<Snapshot>);
+        let snapshot = match snapshot {
+            None => None,
+            Some(Ok(snapshot)) => Some(snapshot),
+            Some(Err(error)) => {
+                // Of an older version: the stream has everything that the state was made of, as far back as it goes.
+                tracing::warn!(%error, "the order's state can't be read; it is made anew from the stream");
+                None
+            }
+        };
+        let mut indexer = Self {
+            fleet,
+            store,
+            subjects,
+            sequencer: Sequencer::new(Limits::default()),
+            trace_ids: TraceIds::default(),
+            known_until: 0,
+            position: 0,
+            contradictions: Contradictions::default(),
+            uncommitted: false,
+            snapshot_at: Instant::now(),
+            told_watermark_ns: 0,
+        };
+        if let Some(Snapshot { order, trace_ids, position, contradictions }) = snapshot {
+            // The message at the floor is read again: part of it may be pending.
+            indexer.position = (order.floor / ARRIVALS_PER_MESSAGE).saturating_sub(1);
+            indexer.sequencer = Sequencer::resume(order, Limits::default());
+            indexer.trace_ids = trace_ids;
+            indexer.known_until = position;
+            indexer.contradictions.last = contradictions;
+        }
+        Ok(indexer)
+    }
+
+    /// The sequence of the message that is to be read next.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.position + 1
+    }
+
+    /// Takes a message.
+    pub fn take(&mut self, fetched: &Fetched) {
+        if fetched.stream_seq <= self.position {
+            return;
+        }
+        match decode(&self.subjects, &fetched.subject, &fetched.payload) {
+            Ok(Decoded::Batch(batch)) => self.batch(fetched.stream_seq, *batch),
+            Ok(Decoded::Mark(mark)) => self.mark(fetched.stream_seq, &mark),
+            Err(problem) => {
+                self.fleet.malformed(&format!("message {} of the stream: {problem}", fetched.stream_seq))
+            }
+        }
+        self.position = fetched.stream_seq;
+        self.uncommitted = true;
+    }
+
+    fn batch(&mut self, stream_seq: u64, batch: Batch) {
+        let Batch { host, agent, boot_id: _, seq, events } = batch;
+        self.store.batches([(&agent, host.as_str(), seq)]);
+        let mut incoming = Vec::with_capacity(events.len());
+        let mut stats = Vec::new();
+        let mut services = HashMap::new();
+        let mut is_news = false;
+        for (index, event) in events.into_iter().enumerate() {
+            match event {
+                Event::Hit(mut hit) => {
+                    if stream_seq > self.known_until {
+                        self.trace_ids.take(&mut hit);
+                    }
+                    let service = services
+                        .entry((hit.pid, hit.process_start_ns, Arc::clone(&hit.tracepoint)))
+                        .or_insert_with(|| Arc::<str>::from(self.fleet.service_of(&hit)));
+                    incoming.push(Incoming { stream_seq, index, service: Arc::clone(service), hit: *hit });
+                }
+                Event::Stats(told) => {
+                    let session = self.fleet.session_of(&TracepointId(Arc::clone(&told.tracepoint)));
+                    stats.push(HostStats {
+                        host: Arc::from(host.as_str()),
+                        agent: agent.clone(),
+                        session,
+                        stats: told,
+                    });
+                }
+                Event::Attached(_) | Event::Detached(_) | Event::Budget(_) | Event::Error(_) => {
+                    is_news = true
+                }
+            }
+        }
+        for (incoming, taken) in incoming.iter().zip(self.store.ingest(&incoming)) {
+            let (Taken::New(arrival) | Taken::Replayed(arrival)) = taken else { continue };
+            if let Some(early) = self.sequencer.hit(HitMeta::of(&incoming.hit, arrival)) {
+                self.place(early);
+            }
+        }
+        self.store.stats(&stats);
+        if is_news {
+            self.fleet.report_is_stale(&host);
+        }
+    }
+
+    fn mark(&mut self, stream_seq: u64, mark: &OrderMark) {
+        self.store.mark(mark);
+        let finalized = self.sequencer.mark(mark, store::arrival(stream_seq, 0));
+        self.place(finalized);
+        self.fleet.take_mark(mark);
+    }
+
+    fn place(&mut self, finalized: Finalized) {
+        let Finalized { placed, contradictions, early, watermark_ns: _ } = finalized;
+        if early > 0 {
+            tracing::warn!(early, "hits became final before the watermark: too many were waiting");
+        }
+        self.contradictions.add(contradictions);
+        let placements: Vec<Placement> = placed
+            .into_iter()
+            .filter_map(|placed| {
+                // What belongs to no session is not numbered, and not stored.
+                let order = placed.order?;
+                let proof = serde_json::to_vec(&placed.evidence).ok()?;
+                Some(Placement {
+                    arrival: placed.arrival,
+                    order,
+                    place: placed.sort_key.into(),
+                    late: placed.late,
+                    proof: proof.into(),
+                })
+            })
+            .collect();
+        self.store.place(&placements);
+    }
+
+    /// Notes what an agent says of its losses.
+    pub fn heard(&mut self, heartbeat: &Heartbeat) {
+        self.store.heard([heartbeat]);
+        self.uncommitted = true;
+    }
+
+    /// Writes what was taken. When it can't (the disk is full), it waits and tries again; meanwhile nothing more is taken, and
+    /// the stream keeps it. False: it was asked to stop.
+    pub fn commit(&mut self, stop: &watch::Receiver<bool>) -> bool {
+        if !self.uncommitted {
+            return true;
+        }
+        let is_due = self.snapshot_at.elapsed() >= SNAPSHOT_PERIOD;
+        let snapshot = is_due.then(|| self.snapshot()).flatten();
+        self.write(snapshot.as_deref(), stop)
+    }
+
+    /// Writes everything, and a snapshot.
+    pub fn close(&mut self, stop: &watch::Receiver<bool>) {
+        let snapshot = self.snapshot();
+        self.write(snapshot.as_deref(), stop);
+    }
+
+    fn write(&mut self, snapshot: Option<&[u8]>, stop: &watch::Receiver<bool>) -> bool {
+        while let Err(error) = self.store.commit(self.position, snapshot) {
+            self.fleet.set_problem("store", Some(error.to_string()));
+            if *stop.borrow() || stop.has_changed().is_err() {
+                return false;
+            }
+            std::thread::sleep(RETRY);
+        }
+        self.fleet.set_problem("store", None);
+        self.uncommitted = false;
+        if snapshot.is_some() {
+            self.snapshot_at = Instant::now();
+        }
+        let watermark_ns = self.sequencer.watermark_ns();
+        if watermark_ns != self.told_watermark_ns {
+            self.told_watermark_ns = watermark_ns;
+            self.fleet.tell_watermark(watermark_ns);
+        }
+        true
+    }
+
+    fn snapshot(&self) -> Option<Vec<u8>> {
+        let snapshot = Snapshot {
+            order: self.sequencer.checkpoint(),
+            trace_ids: self.trace_ids.clone(),
+            position: self.position.max(self.known_until),
+            contradictions: self.contradictions.last.clone(),
+        };
+        let text = serde_json::to_vec(&snapshot);
+        text.inspect_err(|error| tracing::error!(%error, "the order's state can't be written")).ok()
+    }
+
+    /// Forgets sessions that were deleted.
+    pub fn forget(&mut self, session: &SessionId) {
+        self.sequencer.forget_session(session);
+    }
+}
