@@ -324,7 +324,7 @@ fn take_reply(term: &Shared, inbox: &str, reply: &Message) {
     match serde_json::from_slice::<message::Reply<SyncReply>>(&reply.payload) {
         Ok(message::Reply { ok: Some(answer), .. }) => term.answered(number, answer, received_ns),
         Ok(message::Reply { error, .. }) => {
-            tracing::debug!(?error, "an agent refused an exchange of timestamps")
+            tracing::debug!(?error, "an agent refused an exchange of timestamps");
         }
         Err(error) => tracing::debug!(%error, "an answer to an exchange of timestamps can't be read"),
     }

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -15,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    api,
     broker::Private,
     clock_sync,
     collect::Collector,
@@ -29,6 +31,12 @@ use crate::{
 /// Heartbeats that wait for the index.
 const HEARD: usize = 4096;
 
+/// How often it is looked whether old hits have to go.
+const RETAIN_PERIOD: Duration = Duration::from_secs(60);
+
+/// So long requests that are being answered may hold up the end.
+const API_PATIENCE: Duration = Duration::from_secs(3);
+
 /// A server that runs.
 #[derive(Debug)]
 pub struct Server {
@@ -40,7 +48,7 @@ pub struct Server {
     lease: Lease,
     collector: Collector,
     tasks: Vec<JoinHandle<()>>,
-    listener: Option<TcpListener>,
+    api: JoinHandle<()>,
     address: SocketAddr,
     stop: watch::Sender<bool>,
     /// No other server may use the data folder meanwhile.
@@ -86,10 +94,11 @@ impl Server {
             tokio::spawn(heartbeats::listen(Arc::clone(&fleet), heard)),
             lease.start(nats.lease.clone(), name),
             tokio::spawn(reconciler::run(Arc::clone(&fleet), lease.clone())),
+            tokio::spawn(retain(Arc::clone(&fleet), store.clone())),
             tokio::spawn(clock_sync::run(Arc::clone(&fleet), lease.clone(), nats.clone(), exchanges)),
         ];
-        let collector =
-            Collector::start(Arc::clone(&fleet), nats.clone(), store.clone(), hears, stopped.clone())?;
+        let api = serve(listener, Arc::clone(&fleet), store.clone(), settings.token, stopped.clone());
+        let collector = Collector::start(Arc::clone(&fleet), nats.clone(), store.clone(), hears, stopped)?;
         Ok(Self {
             fleet,
             store,
@@ -99,7 +108,7 @@ impl Server {
             lease,
             collector,
             tasks,
-            listener: Some(listener),
+            api,
             address,
             stop,
             _lock: lock,
@@ -133,14 +142,49 @@ impl Server {
     /// Ends it: what was fetched is written, the lease is given up, a private broker ends last.
     pub async fn stop(self) {
         self.stop.send_replace(true);
-        drop(self.listener);
         self.lease.give_up(&self.nats.lease).await;
         for task in self.tasks {
             task.abort();
         }
         self.collector.join().await;
+        // Who still reads gets its answer; who reads for ever does not hold this up.
+        let mut api = self.api;
+        if tokio::time::timeout(API_PATIENCE, &mut api).await.is_err() {
+            api.abort();
+        }
         if let Some(private) = self.private {
             private.stop().await;
+        }
+    }
+}
+
+fn serve(
+    listener: TcpListener,
+    fleet: Arc<Fleet>,
+    store: Store,
+    token: Option<String>,
+    mut stopped: watch::Receiver<bool>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
+        if let Err(error) = api::serve(listener, fleet, store, token, stop).await {
+            tracing::error!(error = format!("{error:#}"), "HTTP is not served any more");
+        }
+    })
+}
+
+/// Removes what is older, or more, than is to be kept; for ever.
+async fn retain(fleet: Arc<Fleet>, store: Store) {
+    loop {
+        tokio::time::sleep(RETAIN_PERIOD).await;
+        let store = store.clone();
+        match tokio::task::spawn_blocking(move || store.retain()).await {
+            Ok(Ok(removed)) if removed.hits > 0 => {
+                tracing::info!(hits = removed.hits, "the oldest hits were removed from the index");
+            }
+            Ok(Ok(_)) => fleet.set_problem("retention", None),
+            Ok(Err(error)) => fleet.set_problem("retention", Some(error.to_string())),
+            Err(error) => tracing::error!(%error, "removing old hits failed"),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use riptrace_common::{
-    id::{SessionId, TracepointId},
+    id::TracepointId,
     wire::{
         batch::{Batch, Heartbeat},
         clock::OrderMark,
@@ -144,7 +144,7 @@ impl Indexer {
             Ok(Decoded::Batch(batch)) => self.batch(fetched.stream_seq, *batch),
             Ok(Decoded::Mark(mark)) => self.mark(fetched.stream_seq, &mark),
             Err(problem) => {
-                self.fleet.malformed(&format!("message {} of the stream: {problem}", fetched.stream_seq))
+                self.fleet.malformed(&format!("message {} of the stream: {problem}", fetched.stream_seq));
             }
         }
         self.position = fetched.stream_seq;
@@ -179,7 +179,7 @@ impl Indexer {
                     });
                 }
                 Event::Attached(_) | Event::Detached(_) | Event::Budget(_) | Event::Error(_) => {
-                    is_news = true
+                    is_news = true;
                 }
             }
         }
@@ -279,10 +279,5 @@ impl Indexer {
         };
         let text = serde_json::to_vec(&snapshot);
         text.inspect_err(|error| tracing::error!(%error, "the order's state can't be written")).ok()
-    }
-
-    /// Forgets sessions that were deleted.
-    pub fn forget(&mut self, session: &SessionId) {
-        self.sequencer.forget_session(session);
     }
 }
