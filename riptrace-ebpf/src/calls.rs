@@ -432,6 +432,7 @@ extern "C" fn riptrace_unwind(scratch: *mut Scratch, end: *mut End) -> i64 {
         let header = scratch::header(scratch);
         (&raw mut (*header).goid).write_volatile(0);
         (&raw mut (*header).parent_goid).write_volatile(0);
+        (&raw mut (*header).gopc).write_volatile(0);
         let registers = Registers { ip: end.ip, sp: end.sp, bp: 0, r14: end.r14 };
         let (found, _) = goroutine::identify(scratch, image, registers);
         if found & FLAG_GOROUTINE == 0 {

@@ -80,6 +80,7 @@ unsafe fn name(scratch: *mut Scratch, image: &Image) -> bool {
         if image.g_parent_goid != NO_OFFSET {
             (*header).parent_goid = scratch::object_word(scratch, image.g_parent_goid);
         }
+        (*header).gopc = scratch::object_word(scratch, image.g_gopc);
         true
     }
 }
@@ -87,7 +88,7 @@ unsafe fn name(scratch: *mut Scratch, image: &Image) -> bool {
 /// Bytes of `g` up to the last field that is read. No more: what follows `g` may not be mapped.
 #[inline(always)]
 fn needed_bytes(image: &Image) -> u64 {
-    let mut last = image.g_stack_lo.max(image.g_stack_hi).max(image.g_m).max(image.g_goid);
+    let mut last = image.g_stack_lo.max(image.g_stack_hi).max(image.g_m).max(image.g_goid).max(image.g_gopc);
     if image.g_parent_goid != NO_OFFSET {
         last = last.max(image.g_parent_goid);
     }

@@ -12,7 +12,7 @@ use riptrace_common::abi::{
 };
 
 use crate::{
-    calls, condition,
+    calls, condition, context,
     emit::{self, Handed, Outcomes},
     gate, goroutine,
     maps::{IMAGES, REDUCED, SITES, Scratch, TRACEPOINTS},
@@ -263,6 +263,9 @@ unsafe fn capture(
         }
 
         walk::follow(scratch, site);
+        if site.contexts_plus_one != 0 {
+            context::find_span(scratch, site.contexts_plus_one - 1);
+        }
         let stack_bytes = stack::append(scratch, tracepoint.stack_frames, (hit.pid_tgid >> 32) as u32);
 
         let stack_offset = (*walk).used;

@@ -14,6 +14,8 @@ mod chunk;
 #[cfg(target_arch = "bpf")]
 mod condition;
 #[cfg(target_arch = "bpf")]
+mod context;
+#[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]
 mod fetch;

@@ -11,6 +11,7 @@ use aya_ebpf::{
 use riptrace_common::abi::{
     ABI_VERSION as VERSION,
     condition::{Block, MAX_BLOCKS, MAX_CONDITION_OPS, Op, WORDS},
+    context::{ContextPlan, MAX_CONTEXT_PLANS},
     limits,
     program::{
         CallSet, CallState, Costs, Counters, Dynamic, DynamicKey, Image, ProcessKey, Site, Slot, State,
@@ -44,6 +45,8 @@ pub(crate) static TYPES: Array<Type> = Array::with_max_entries(limits::MAX_TYPES
 pub(crate) static SLOTS: Array<Slot> = Array::with_max_entries(limits::MAX_SLOTS, 0);
 #[map]
 pub(crate) static TABLES: Array<Table> = Array::with_max_entries(limits::MAX_TABLES, 0);
+#[map]
+pub(crate) static CONTEXTS: Array<ContextPlan> = Array::with_max_entries(MAX_CONTEXT_PLANS, 0);
 #[map]
 pub(crate) static IMAGES: Array<Image> = Array::with_max_entries(limits::MAX_IMAGES, 0);
 #[map]
@@ -252,6 +255,11 @@ pub(crate) struct Walk {
     pub(crate) site_flags: u32,
     /// Where the root chunk ends.
     pub(crate) root_end: u32,
+    /// The context that is looked at next (both words of the interface), and how many of the plan's chains were begun.
+    pub(crate) context_type: u64,
+    pub(crate) context_data: u64,
+    pub(crate) context_plan: u32,
+    pub(crate) context_roots: u32,
     /// The chunk that is scanned: where its data begins, how long it is, and its type.
     pub(crate) data: u32,
     pub(crate) bytes: u32,

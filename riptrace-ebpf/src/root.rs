@@ -11,6 +11,7 @@ use riptrace_common::abi::{
 
 use crate::{
     chunk::{CHUNK_BYTES, write_chunk},
+    context::SPAN_CHUNK_BYTES,
     fetch,
     maps::{Scratch, WINDOWS},
     raw,
@@ -90,7 +91,9 @@ pub(crate) unsafe fn begin(
     let root_bytes = site.root_bytes.min(limits::MAX_ROOT_BYTES);
     let used = ROOT_DATA + ((root_bytes + 7) & !7);
     let stack_bytes = 8 * tracepoint.stack_frames.min(limits::MAX_STACK_FRAMES);
-    let end = tracepoint.max_bytes.min(limits::MAX_RECORD_BYTES).saturating_sub(stack_bytes).max(used);
+    let span_bytes = if site.contexts_plus_one == 0 { 0 } else { SPAN_CHUNK_BYTES };
+    let end =
+        tracepoint.max_bytes.min(limits::MAX_RECORD_BYTES).saturating_sub(stack_bytes + span_bytes).max(used);
     // SAFETY: the caller's.
     unsafe {
         let walk = &raw mut (*scratch).walk;
@@ -163,6 +166,7 @@ pub(crate) unsafe fn clear_header(scratch: *mut Scratch, registers: Registers, s
         (&raw mut (*header).load_bias).write_volatile(bias);
         (&raw mut (*header).duration_ns).write_volatile(0);
         (&raw mut (*header).entry_seq).write_volatile(0);
+        (&raw mut (*header).gopc).write_volatile(0);
     }
     bias
 }

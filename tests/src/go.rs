@@ -133,7 +133,9 @@ pub fn build_in(directory: &Path, version: &Version, mode: Mode) -> Result<PathB
     let folder = target_dir()?.join("fixtures").join(format!("go{}-{}", version.0, mode.name()));
     fs::create_dir_all(&folder)?;
     // Only what replaces an older build of the same program removes it.
-    let prefix = if directory == sources() { "fixtures-" } else { "other-" };
+    let mut of_directory = DefaultHasher::new();
+    directory.hash(&mut of_directory);
+    let prefix = format!("{:08x}-", of_directory.finish() as u32);
     let executable = folder.join(format!("{prefix}{:016x}", hasher.finish()));
 
     // Test processes and threads want the same executable at the same time: one builds, the others wait.
@@ -160,7 +162,7 @@ pub fn build_in(directory: &Path, version: &Version, mode: Mode) -> Result<PathB
         bail!("go {} {} build failed:\n{}", version.0, mode.name(), String::from_utf8_lossy(&output.stderr));
     }
     for old in fs::read_dir(&folder)?.flatten() {
-        if old.file_name().to_string_lossy().starts_with(prefix) {
+        if old.file_name().to_string_lossy().starts_with(&prefix) {
             fs::remove_file(old.path())?;
         }
     }

@@ -20,7 +20,7 @@ use super::{
     memory::{Lack, Memory},
     record::{CarriedStack, Record},
     root::{Assembled, Root},
-    time,
+    time, trace_context,
     value::Decoder,
 };
 use crate::golang::types::{GoType, TypeId};
@@ -34,7 +34,7 @@ pub(super) fn decode(bytes: &[u8], context: &DecodeContext<'_>) -> Result<Decode
     let record = Record::parse(bytes)?;
     if record.header.flags & (FLAG_PANIC | FLAG_GOEXIT) != 0 {
         let hit = frame_of_hit(&record.header, context);
-        return Ok(Decoded { hit, unknown_types: Vec::new(), unknown_code: Vec::new() });
+        return Ok(Decoded { hit, span: None, unknown_types: Vec::new(), unknown_code: Vec::new() });
     }
     if record.root.data.len() != context.plan.root_bytes as usize {
         return Err(DecodeError::OtherPlan {
@@ -63,6 +63,10 @@ pub(super) fn decode(bytes: &[u8], context: &DecodeContext<'_>) -> Result<Decode
     let (unknown_types, unknown_code) = (decoder.unknown_types, decoder.unknown_code);
 
     let mut hit = Hit { variables, ..frame_of_hit(&record.header, context) };
+    let span = trace_context::of_record(&record).or_else(|| trace_context::of_requests(&hit.variables));
+    if let Some(span) = span {
+        (hit.trace_id, hit.span_id) = (Some(span.trace_id()), Some(span.span_id()));
+    }
     let frames = match &record.stack {
         CarriedStack::Frames(frames) => Some(frames.as_slice()).filter(|frames| !frames.is_empty()),
         CarriedStack::Hash(_) => {
@@ -76,7 +80,7 @@ pub(super) fn decode(bytes: &[u8], context: &DecodeContext<'_>) -> Result<Decode
         hit.stack = Some(frames);
     }
     shrink(&mut hit);
-    Ok(Decoded { hit, unknown_types, unknown_code })
+    Ok(Decoded { hit, span, unknown_types, unknown_code })
 }
 
 /// The variables' types; in an instantiated generic function the real ones, as far as its dictionary tells them.
@@ -167,7 +171,7 @@ fn frame_of_hit(header: &Header, context: &DecodeContext<'_>) -> Hit {
         stack: None,
         stack_truncated: false,
         stack_unavailable: false,
-        started_at: None,
+        started_at: goroutine.and_then(|_| started_at(header, context)),
         uncertainty_ns: None,
         clock_epoch: None,
         trace_id: None,
@@ -177,6 +181,14 @@ fn frame_of_hit(header: &Header, context: &DecodeContext<'_>) -> Hit {
         certificate: None,
         late: false,
     }
+}
+
+/// The `go` statement that made the goroutine.
+fn started_at(header: &Header, context: &DecodeContext<'_>) -> Option<Frame> {
+    // What no goroutine started was started by the runtime, by no statement.
+    let is_known = header.gopc != 0 && header.parent_goid != 0;
+    let link_pc = is_known.then(|| header.gopc.wrapping_sub(header.load_bias))?;
+    context.symbols.frames(link_pc, true).into_iter().next()
 }
 
 fn stack(counters: &[u64], memory: &Memory<'_>, context: &DecodeContext<'_>) -> Vec<Frame> {

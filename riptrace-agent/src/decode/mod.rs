@@ -9,6 +9,7 @@
 //! * `root`: a variable's own bytes, piece by piece.
 //! * `value`, `interface`, `map`, `chan`: one Go kind after the other.
 //! * `display`: the text that a Go developer expects for well-known types.
+//! * [`trace_context`]: the span that a hit belongs to.
 //! * `budget`: how large a hit may become.
 
 mod budget;
@@ -26,6 +27,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub(crate) mod time;
+pub mod trace_context;
 mod value;
 
 use std::sync::Arc;
@@ -104,6 +106,8 @@ pub struct ProcessFacts {
 pub struct Decoded {
     /// The hit.
     pub hit: Hit,
+    /// The span whose ids it names.
+    pub span: Option<trace_context::SpanContext>,
     /// Link-time addresses of runtime types that the kernel side did not know. Once they are added to its map
     /// `DYNAMIC`, later hits show their values whole. An address may lie outside the binary's types (a type made by
     /// package `reflect`): such a one can't be added.

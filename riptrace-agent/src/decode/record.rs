@@ -155,6 +155,7 @@ fn parse_header(cursor: &mut Cursor<'_>) -> Result<Header, RecordError> {
         load_bias: cursor.u64(WHAT)?,
         duration_ns: cursor.u64(WHAT)?,
         entry_seq: cursor.u64(WHAT)?,
+        gopc: cursor.u64(WHAT)?,
     })
 }
 

@@ -26,6 +26,8 @@ use crate::{
 };
 
 pub(super) const BIAS: u64 = 0x1000_0000;
+/// Where the `go` statement returned that made the goroutine of every record.
+pub(super) const GO_STATEMENT: u64 = 0x4a_2000;
 pub(super) const ROOT: u32 = REGISTER_BYTES;
 
 /// A binary's types, by number.
@@ -402,7 +404,7 @@ impl Capture {
         for word in [4242, 4250, 1, self.window_faults] {
             out.extend(u32::to_le_bytes(word));
         }
-        out.extend(words(&[812, 18, 1, 256, BIAS, 5_300, 16]));
+        out.extend(words(&[812, 18, 1, 256, BIAS, 5_300, 16, BIAS + GO_STATEMENT]));
         out.extend(body);
         out.extend(words(&self.stack));
         out.extend(words(self.stack_hash.as_slice()));
@@ -450,6 +452,7 @@ impl Bench {
             root_slots: Vec::new(),
             variables,
             dictionary: None,
+            contexts: None,
             condition: None,
             outputs: None,
             info: SiteInfo {

@@ -169,6 +169,7 @@ fn ask_function(debug: &DebugInfo, registry: &mut TypeRegistry, function: &std::
                 cfa_from_sp: debug.cfa_from_sp(link_address),
                 dictionary: dictionary.as_ref(),
                 limits: CaptureLimits::default(),
+                contexts: &variables,
             };
             let _ = plan_site(registry, &context, &variables, &[]);
         }

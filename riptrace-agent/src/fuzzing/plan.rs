@@ -105,6 +105,7 @@ pub(super) fn planned(
         cfa_from_sp: Some(0x60),
         dictionary: None,
         limits: CaptureLimits::default(),
+        contexts: variables,
     };
     plan_site(registry, &context, variables, expressions).ok()
 }

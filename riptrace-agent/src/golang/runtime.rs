@@ -19,6 +19,8 @@ pub struct RuntimeOffsets {
     pub g_goid: u32,
     /// `g.parentGoid` (Go ≥ 1.21).
     pub g_parent_goid: Option<u32>,
+    /// `g.gopc`.
+    pub g_gopc: u32,
     /// `m.curg`.
     pub m_curg: u32,
     /// `m.g0`.
@@ -35,6 +37,7 @@ impl RuntimeOffsets {
             g_m: field("runtime.g", "m")?,
             g_goid: field("runtime.g", "goid")?,
             g_parent_goid: field("runtime.g", "parentGoid"),
+            g_gopc: field("runtime.g", "gopc")?,
             m_curg: field("runtime.m", "curg")?,
             m_g0: field("runtime.m", "g0")?,
         })
@@ -53,6 +56,8 @@ const fn offsets(g_goid: u32, g_parent_goid: u32, m_curg: u32) -> RuntimeOffsets
         g_m: 48,
         g_goid,
         g_parent_goid: Some(g_parent_goid),
+        // One behind the other since Go 1.21.
+        g_gopc: g_parent_goid + 8,
         m_curg,
         m_g0: 0,
     }
@@ -81,9 +86,11 @@ pub fn image(offsets: Option<&RuntimeOffsets>, tls_g_offset: Option<i64>) -> Ima
             g_m: offsets.g_m,
             g_goid: offsets.g_goid,
             g_parent_goid: offsets.g_parent_goid.unwrap_or(NO_OFFSET),
+            g_gopc: offsets.g_gopc,
             m_curg: offsets.m_curg,
             m_g0: offsets.m_g0,
             flags: IMAGE_HAS_RUNTIME | tls,
+            reserved: 0,
         },
         None => Image {
             tls_g_offset,
@@ -92,9 +99,11 @@ pub fn image(offsets: Option<&RuntimeOffsets>, tls_g_offset: Option<i64>) -> Ima
             g_m: NO_OFFSET,
             g_goid: NO_OFFSET,
             g_parent_goid: NO_OFFSET,
+            g_gopc: NO_OFFSET,
             m_curg: NO_OFFSET,
             m_g0: NO_OFFSET,
             flags: tls,
+            reserved: 0,
         },
     }
 }

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use riptrace_common::{
     abi::{
+        context::CONTEXT_ROOTS,
         limits::{MAX_CHUNK_BYTES, MAX_ROOT_BYTES},
         record::{Chunk, Header},
     },
@@ -19,6 +20,7 @@ use super::{
     place::place_text,
     root::{RootRequest, WordSource, general_register},
     sites::Site,
+    trace_context::{self, Chain},
     types::{HeldVariable, RegistryError, TypeRegistry},
 };
 use crate::{
@@ -64,6 +66,8 @@ pub struct SiteContext<'a> {
     pub dictionary: Option<&'a VariableLocation>,
     /// How much is followed.
     pub limits: CaptureLimits,
+    /// Variables that may lead to the hit's span; none if the program has no spans.
+    pub contexts: &'a [VisibleVariable],
 }
 
 /// Plans the capture of these variables; with expressions, of what they name only.
@@ -94,6 +98,7 @@ pub fn plan_site(
         planner.want(variable, &part, Arc::clone(&expression.text), role);
     }
     planner.want_dictionary();
+    planner.want_contexts();
     Ok(planner.finish()?)
 }
 
@@ -171,6 +176,8 @@ pub(super) struct Planner<'a, 'r> {
     /// Closure objects by the root offset of the register that points at them, and what is wanted of them.
     pub(super) closures: BTreeMap<u32, Vec<HeldVariable>>,
     pub(super) dictionary: Option<Spot>,
+    /// Where the contexts are that may hold the hit's span.
+    pub(super) contexts: Vec<Chain>,
 }
 
 impl<'a, 'r> Planner<'a, 'r> {
@@ -185,6 +192,7 @@ impl<'a, 'r> Planner<'a, 'r> {
             wanted: Vec::new(),
             closures: BTreeMap::new(),
             dictionary: None,
+            contexts: Vec::new(),
         }
     }
 
@@ -282,6 +290,24 @@ impl<'a, 'r> Planner<'a, 'r> {
         }
         out.sort_by_key(|piece| piece.value_offset);
         out
+    }
+
+    /// Asks for the words where chains of contexts begin. Nothing of them is shown, so they are copied by nobody but the
+    /// kernel side's search for a span.
+    fn want_contexts(&mut self) {
+        for (variable, way) in trace_context::ways(self.context.types, self.context.contexts) {
+            if self.contexts.len() == CONTEXT_ROOTS {
+                break;
+            }
+            let Some(chain) = trace_context::chain(&self.access(variable, &way)) else { continue };
+            let mut root = self.root.clone();
+            if chain.spots().all(|spot| ask_for(&mut root, spot, 8).is_some())
+                && root.layout(self.available).is_some()
+            {
+                self.root = root;
+                self.contexts.push(chain);
+            }
+        }
     }
 
     fn want_dictionary(&mut self) {
@@ -507,7 +533,7 @@ fn clip(placed: &[Placed], from: u32, bytes: u32) -> Vec<Placed> {
 
 impl Spot {
     /// The place `by` bytes further.
-    fn plus(self, by: u32) -> Option<Self> {
+    pub(super) fn plus(self, by: u32) -> Option<Self> {
         Some(match self {
             Self::Register(root_offset) => Self::Register(root_offset.checked_add(by)?),
             Self::Stack(offset) => Self::Stack(offset.checked_add(i64::from(by))?),

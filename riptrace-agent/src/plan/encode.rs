@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use riptrace_common::{
     abi::{
+        context::{ContextPlan, NO_CONTEXT},
         limits::{MAX_CHUNK_BYTES, MAX_SLOTS_PER_TYPE},
         program::{ACTION_DICTIONARY, CLEARABLE_REGISTERS, REGISTER_BYTES, Slot},
     },
@@ -18,6 +19,7 @@ use super::{
     CallRole, DictionaryPlan, Hop, IndexBound, PlannedVariable, RootPiece, RootPlace, SitePlan, ValueSource,
     captures::{Access, AccessHop, Placed, Planner, Spot, Wanted, holds_redacted},
     root::RootLayout,
+    trace_context,
     types::{RegistryError, Synthetic, encode, object_holding},
 };
 use crate::golang::{
@@ -62,8 +64,10 @@ impl Planner<'_, '_> {
         let dictionary = dictionary_word.map(|word| DictionaryPlan { word, variables: dictionary });
         let depth = self.context.limits.max_depth;
         self.registry.compile(self.context.image, self.context.types, &encoder.roots, depth)?;
+        let contexts = trace_context::plan(&self.contexts, &|spot| encoder.word(spot));
         let root_slots = encoder.slots;
-        let cleared_registers = self.cleared_registers(&root_slots, &variables, dictionary.as_ref());
+        let cleared_registers =
+            self.cleared_registers(&root_slots, &variables, dictionary.as_ref(), contexts.as_ref());
         let site = self.context.site;
         Ok(SitePlan {
             link_address: site.link_address,
@@ -82,6 +86,7 @@ impl Planner<'_, '_> {
             dictionary,
             cleared_registers,
             redacts: self.context.types.redacts(),
+            contexts,
             condition: None,
             outputs: None,
             info: SiteInfo {
@@ -271,6 +276,7 @@ impl Planner<'_, '_> {
         root_slots: &[Slot],
         variables: &[PlannedVariable],
         dictionary: Option<&DictionaryPlan>,
+        contexts: Option<&ContextPlan>,
     ) -> u16 {
         if !self.context.types.redacts() {
             return 0;
@@ -306,6 +312,12 @@ impl Planner<'_, '_> {
         }
         if let Some(dictionary) = dictionary {
             need(dictionary.word);
+        }
+        for root in contexts.iter().flat_map(|plan| &plan.roots).filter(|root| root.hops != NO_CONTEXT) {
+            need(root.word);
+            if root.hops == 0 {
+                need(root.data);
+            }
         }
         CLEARABLE_REGISTERS & !needed
     }

@@ -22,6 +22,7 @@ mod root;
 pub mod sites;
 pub mod stripped;
 pub(crate) mod table;
+pub mod trace_context;
 pub mod types;
 
 pub(crate) use self::{place::place_text, root::general_register};
@@ -29,7 +30,10 @@ pub(crate) use self::{place::place_text, root::general_register};
 use std::sync::Arc;
 
 use riptrace_common::{
-    abi::program::{Slot, Window},
+    abi::{
+        context::ContextPlan,
+        program::{Slot, Window},
+    },
     wire::{
         event::{Location, Role, SiteInfo, Trigger},
         value::Unavailable,
@@ -73,6 +77,8 @@ pub struct SitePlan {
     pub cleared_registers: u16,
     /// A rule forbids to copy some values, so that none is copied whose type no plan names.
     pub redacts: bool,
+    /// Where the contexts are that may hold the hit's span.
+    pub contexts: Option<ContextPlan>,
     /// What a hit must fulfil before it is captured.
     pub condition: Option<condition::Condition>,
     /// What is computed of the variables; `None`: they are shown as they are.

@@ -14,11 +14,13 @@ use std::{
 use riptrace_common::abi::{
     limits::{FIRST_ROOT_SLOT, FIRST_ROOT_TYPE, MAX_DYNAMIC_TYPES, MAX_SLOTS_PER_TYPE},
     program::{
-        DYNAMIC_CODE, DYNAMIC_FOLLOW, DYNAMIC_FUNC, DYNAMIC_ITAB, DYNAMIC_NOTHING, DYNAMIC_TYPE, Dynamic,
-        DynamicKey, Slot, TYPE_BYTES, TYPE_FIRST, TYPE_HAS_HOLES, TYPE_TORN_CHECK, Type,
+        DYNAMIC_CODE, DYNAMIC_CONTEXT, DYNAMIC_FOLLOW, DYNAMIC_FUNC, DYNAMIC_ITAB, DYNAMIC_NOTHING,
+        DYNAMIC_TYPE, Dynamic, DynamicKey, Slot, TYPE_BYTES, TYPE_FIRST, TYPE_HAS_HOLES, TYPE_TORN_CHECK,
+        Type,
     },
 };
 
+use super::trace_context::ContextLink;
 use crate::{
     dwarf::ClosureLayout,
     golang::{
@@ -381,6 +383,19 @@ impl TypeRegistry {
             }
         }
         Ok(true)
+    }
+
+    /// Tells the kernel how contexts lead to spans.
+    pub fn add_context_links(&mut self, image: u32, links: &[ContextLink]) {
+        let known = self.images.entry(image).or_default();
+        for link in links {
+            if known.dynamic.len() < MAX_DYNAMIC_TYPES as usize
+                && known.dynamic.insert((DYNAMIC_CONTEXT, link.address), None).is_none()
+            {
+                let key = DynamicKey { link_address: link.address, image, kind: DYNAMIC_CONTEXT };
+                self.pending.dynamic.push((key, Dynamic { target: link.offset, how: link.how }));
+            }
+        }
     }
 
     fn put_dynamic(&mut self, image: u32, kind: u32, link_address: u64, how: u32, target: Option<u32>) {

@@ -14,12 +14,13 @@ use aya::{
 };
 use riptrace_common::abi::{
     condition::{Block, Op},
+    context::ContextPlan,
     limits,
     program::{
         CALL_ENTRY, CALL_GOEXIT, CALL_NONE, CALL_RECOVERY, CALL_RETURN, CallState, Costs, Counters, Dynamic,
         DynamicKey, Image, MAX_ALLOWED_KEY_BYTES, NO_REDUCED_SITE, ProcessKey, SITE_ENABLED, SITE_HAS_CFA,
         SITE_REDACTS, Site, Slot, State, TRACEPOINT_ENABLED, TRACEPOINT_PROCESS_SET, TYPE_BYTES,
-        TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_UNKNOWN, Table, Tracepoint, Type, Window, key_hash,
+        TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_SPAN, TYPE_UNKNOWN, Table, Tracepoint, Type, Window, key_hash,
     },
     stack,
 };
@@ -154,6 +155,7 @@ pub struct Kernel {
     conditions: Array<MapData, Op>,
     constants: Array<MapData, Block>,
     tables: Array<MapData, Table>,
+    contexts: Array<MapData, ContextPlan>,
     images: Array<MapData, Image>,
     dynamic: BpfHashMap<MapData, DynamicKey, Dynamic>,
     allowed_keys: BpfHashMap<MapData, u64, u32>,
@@ -201,6 +203,7 @@ impl Kernel {
             conditions: array(&mut ebpf, "CONDITIONS")?,
             constants: array(&mut ebpf, "CONSTANTS")?,
             tables: array(&mut ebpf, "TABLES")?,
+            contexts: array(&mut ebpf, "CONTEXTS")?,
             images: array(&mut ebpf, "IMAGES")?,
             dynamic: take(&mut ebpf, "DYNAMIC")?.try_into().map_err(|error| bad_map("DYNAMIC", &error))?,
             allowed_keys: take(&mut ebpf, "ALLOWED_KEYS")?
@@ -243,8 +246,8 @@ impl Kernel {
     /// The types that every kernel side knows (abi/program.rs).
     fn write_builtin_types(&mut self) -> Result<(), ProbeError> {
         let plain = |bytes| Type { bytes, ..Type::default() };
-        let indexes = [TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_UNKNOWN, TYPE_ITAB];
-        let types = [plain(1), plain(8), plain(1), plain(8)];
+        let indexes = [TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_UNKNOWN, TYPE_ITAB, TYPE_SPAN];
+        let types = [plain(1), plain(8), plain(1), plain(8), plain(64)];
         self.uploaded.add(&Upload { types: indexes.into_iter().zip(types).collect(), ..Upload::default() });
         map::write(&self.types, "TYPES", &indexes, &types)
     }
@@ -433,6 +436,7 @@ impl Kernel {
                 slots,
                 condition,
                 table: None,
+                contexts: None,
             };
             handles.push(SiteHandle { index, generation });
         }
@@ -450,6 +454,7 @@ impl Kernel {
         let mut slots = (Vec::new(), Vec::new());
         let mut types = (Vec::new(), Vec::new());
         let mut tables = (Vec::new(), Vec::new());
+        let mut contexts = (Vec::new(), Vec::new());
         let mut sites = (Vec::new(), Vec::new());
         let max_depth =
             self.tracepoint_entries.get(&tracepoint).map_or(0, |entry| entry.tracepoint.max_depth);
@@ -497,6 +502,21 @@ impl Kernel {
                 CallRole::Recovery => CALL_RECOVERY,
                 CallRole::Goexit => CALL_GOEXIT,
             };
+            let mut contexts_plus_one = 0;
+            if let Some(chains) = plan.contexts {
+                match self.registry.contexts.allocate() {
+                    Ok(index) => {
+                        self.registry.site_entries[handle.index as usize].contexts = Some(index);
+                        contexts.0.push(index);
+                        contexts.1.push(chains);
+                        contexts_plus_one = index + 1;
+                    }
+                    // The hits are as good without.
+                    Err(error) => {
+                        tracing::warn!(%error, "spans are not looked for at {:#x}", plan.link_address);
+                    }
+                }
+            }
             sites.1.push(Site {
                 link_address: plan.link_address,
                 tracepoint,
@@ -514,13 +534,14 @@ impl Kernel {
                 call,
                 needs_entry: plan.needs_entry.into(),
                 cleared_registers: plan.cleared_registers,
-                reserved: 0,
+                contexts_plus_one,
                 table_plus_one: table.map_or(0, |index| index + 1),
                 table_ops: if table.is_some() { tabled.ops } else { 0 },
                 first_walked_slot: tabled.first_walked_slot,
             });
         }
         map::write(&self.tables, "TABLES", &tables.0, &tables.1)?;
+        map::write(&self.contexts, "CONTEXTS", &contexts.0, &contexts.1)?;
         map::write(&self.windows, "WINDOWS", &windows.0, &windows.1)?;
         map::write(&self.slots, "SLOTS", &slots.0, &slots.1)?;
         map::write(&self.types, "TYPES", &types.0, &types.1)?;
@@ -563,6 +584,9 @@ impl Kernel {
         self.registry.root_slots.release(entry.first_slot, entry.slots);
         if let Some(table) = entry.table.take() {
             self.registry.tables.release(table);
+        }
+        if let Some(contexts) = entry.contexts.take() {
+            self.registry.contexts.release(contexts);
         }
         self.registry.sites.release(handle.index);
         if let Some(entry) = self.tracepoint_entries.get_mut(&tracepoint) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use riptrace_common::abi::{
     condition::{MAX_BLOCKS, MAX_CONDITION_OPS, MAX_OPS, Op},
+    context::MAX_CONTEXT_PLANS,
     limits,
 };
 
@@ -106,6 +107,8 @@ pub(super) struct SiteEntry {
     pub(super) condition: ConditionEntry,
     /// Index into `TABLES`.
     pub(super) table: Option<u32>,
+    /// Index into `CONTEXTS`.
+    pub(super) contexts: Option<u32>,
 }
 
 /// Where a site's condition lies in `CONDITIONS` and `CONSTANTS`.
@@ -184,6 +187,7 @@ pub(super) struct Registry {
     pub(super) root_slots: Ranges,
     pub(super) conditions: Conditions,
     pub(super) tables: Indices,
+    pub(super) contexts: Indices,
 }
 
 impl Registry {
@@ -200,6 +204,7 @@ impl Registry {
                 blocks: Ranges::new("constants of conditions", 0, MAX_BLOCKS),
             },
             tables: Indices::new("tables", limits::MAX_TABLES),
+            contexts: Indices::new("places with contexts", MAX_CONTEXT_PLANS),
         }
     }
 }

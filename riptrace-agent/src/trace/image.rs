@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use riptrace_common::{abi, wire::event};
@@ -15,9 +15,12 @@ use crate::{
     golang::{
         abi_type::TypeMemory,
         runtime::{self, RuntimeOffsets},
-        types::{Shape, TypeSource},
+        types::{Shape, TypeId, TypeSource},
     },
-    plan::sites::CodeReader,
+    plan::{
+        sites::CodeReader,
+        trace_context::{self, ContextLink, Implementation},
+    },
     redact::{RedactedTypes, Rules},
 };
 
@@ -38,6 +41,8 @@ pub struct Image {
     constants: Arc<Constants>,
     /// What closures hold, by their code.
     closures: Mutex<HashMap<u64, Option<Arc<ClosureLayout>>>>,
+    /// How its contexts lead to spans.
+    context_links: OnceLock<Vec<ContextLink>>,
 }
 
 impl Image {
@@ -64,6 +69,7 @@ impl Image {
                     is_redacted: false,
                     constants,
                     closures: Mutex::default(),
+                    context_links: OnceLock::new(),
                 }
             }
             Err(reason) => Self {
@@ -74,6 +80,7 @@ impl Image {
                 is_redacted: false,
                 constants,
                 closures: Mutex::default(),
+                context_links: OnceLock::new(),
             },
         }
     }
@@ -127,6 +134,33 @@ impl Image {
             Some(Arc::new(layout))
         };
         found.or_insert_with(read).clone()
+    }
+
+    /// How the program's contexts lead to OpenTelemetry's spans; none if it has none.
+    pub(super) fn context_links(&self) -> &[ContextLink] {
+        self.context_links.get_or_init(|| self.find_context_links().unwrap_or_default())
+    }
+
+    fn find_context_links(&self) -> Option<Vec<ContextLink>> {
+        let debug = self.debug.as_deref()?;
+        let key = debug.type_named(trace_context::SPAN_KEY)?;
+        let mut contexts = Vec::new();
+        let mut spans: BTreeSet<TypeId> =
+            trace_context::SPAN_TYPES.iter().filter_map(|name| debug.type_named(name)).collect();
+        for itab in self.executable.itabs() {
+            let interface = itab.interface.as_str();
+            if ![trace_context::CONTEXT, trace_context::SPAN].contains(&interface) {
+                continue;
+            }
+            let Some(ty) = debug.type_named(&itab.concrete) else { continue };
+            if interface == trace_context::SPAN {
+                spans.insert(ty);
+            } else {
+                contexts.push(Implementation { itab: itab.link_address, ty });
+            }
+        }
+        let spans: Vec<TypeId> = spans.into_iter().collect();
+        Some(trace_context::links(debug, &contexts, &spans, key))
     }
 
     /// The source files whose path is `suffix` or ends with `/suffix`.

@@ -31,6 +31,7 @@ use crate::{
         returns::Calls,
         sites::{self, LineSource, LocationError, LocationRequest, Site},
         stripped::{RawTypes, TableLines, argument_registers},
+        trace_context,
         types::{COMMON_DYNAMIC_TYPES, RegistryError, TypeRegistry},
     },
     redact::RedactedTypes,
@@ -161,6 +162,9 @@ pub(super) fn plan(
     wanted: &Wanted,
 ) -> Result<PlannedLocation, PlanFailure> {
     let planned = plan_sites(registry, image, index, wanted)?;
+    if planned.plans.iter().any(|plan| plan.contexts.is_some()) {
+        registry.add_context_links(index, image.context_links());
+    }
     if let Some(types) = image.types() {
         preload(registry, image, index, types, &planned.plans)?;
     }
@@ -266,7 +270,9 @@ fn plan_one(
         _ => {
             let registers = if site.trigger == Trigger::Entry { argument_registers() } else { Vec::new() };
             let cfa_from_sp = |address| cfa_from_table(image, address);
-            let choice = choose_site(wanted, site, taken, &cfa_from_sp, &registers, None);
+            let readable =
+                Readable { variables: &registers, dictionary: None, leads_to_span: &HashSet::new() };
+            let choice = choose_site(wanted, site, taken, &cfa_from_sp, readable);
             let site = site.moved(&choice);
             let context = SiteContext {
                 image: index,
@@ -277,6 +283,7 @@ fn plan_one(
                 cfa_from_sp: cfa_from_sp(site.link_address),
                 dictionary: None,
                 limits: wanted.limits,
+                contexts: &[],
             };
             return Ok(plan_site(registry, &context, &choice.variables, &[])?);
         }
@@ -305,11 +312,19 @@ fn plan_one(
     let dictionary = proofs.real_types(function, site, &mut variables)?;
     let cfa_from_sp = |address| debug.cfa_from_sp(address);
     let wanted = &Wanted { captures, ..wanted.clone() };
-    let choice = choose_site(wanted, site, taken, &cfa_from_sp, &variables, dictionary.as_ref());
+    let leads_to_span = leads_to_span(image, debug, &variables);
+    let choice = choose_site(
+        wanted,
+        site,
+        taken,
+        &cfa_from_sp,
+        Readable { variables: &variables, dictionary: dictionary.as_ref(), leads_to_span: &leads_to_span },
+    );
     let site = site.moved(&choice);
     let mut variables = choice.variables;
     types.redact_variables(&mut variables);
     let exact = has_redacted(types, function)?;
+    let of_scope = if leads_to_span.is_empty() { Vec::new() } else { variables.clone() };
     if wanted.arguments_only {
         variables.retain(|variable| matches!(variable.role, Role::Argument | Role::Receiver));
     }
@@ -322,6 +337,7 @@ fn plan_one(
         cfa_from_sp: cfa_from_sp(site.link_address),
         dictionary: choice.dictionary.as_ref(),
         limits: wanted.limits,
+        contexts: if leads_to_span.is_empty() { &[] } else { &of_scope },
     };
     // A message without a variable captures none.
     let shown = if wanted.captures.is_empty() && computed.is_some() { &[][..] } else { &variables };
@@ -361,7 +377,26 @@ pub(super) fn choice_of(
     let variables = debug.variables_between(function, site.scope_address, site.link_address)?;
     let dictionary = debug.dictionary_at(function, site.link_address)?;
     let cfa_from_sp = |address| debug.cfa_from_sp(address);
-    Ok(Some(choose_site(wanted, site, taken, &cfa_from_sp, &variables, dictionary.as_ref())))
+    let leads_to_span = leads_to_span(image, debug, &variables);
+    let readable =
+        Readable { variables: &variables, dictionary: dictionary.as_ref(), leads_to_span: &leads_to_span };
+    Ok(Some(choose_site(wanted, site, taken, &cfa_from_sp, readable)))
+}
+
+/// What there is to read at a site.
+#[derive(Clone, Copy)]
+struct Readable<'a> {
+    variables: &'a [VisibleVariable],
+    dictionary: Option<&'a VariableLocation>,
+    /// Names of those that are read for the hit's span, shown or not.
+    leads_to_span: &'a HashSet<Arc<str>>,
+}
+
+fn leads_to_span(image: &Image, debug: &DebugInfo, variables: &[VisibleVariable]) -> HashSet<Arc<str>> {
+    match image.context_links() {
+        [] => HashSet::new(),
+        _ => trace_context::names(debug, variables),
+    }
 }
 
 /// Which of the instructions that run exactly when the site's entry runs is armed (`plan::fast`).
@@ -370,14 +405,14 @@ fn choose_site(
     site: &Site,
     taken: &BTreeSet<u64>,
     cfa_from_sp: &dyn Fn(u64) -> Option<i32>,
-    variables: &[VisibleVariable],
-    dictionary: Option<&VariableLocation>,
+    Readable { variables, dictionary, leads_to_span }: Readable<'_>,
 ) -> Choice {
     let decides = wanted.when.as_ref().map(|when| expr::names_in(&when.expr)).unwrap_or_default();
     let is_wanted = |variable: &VisibleVariable| {
         wanted.captures.is_empty()
             || wanted.captures.iter().any(|capture| capture.variable == variable.name)
             || decides.contains(&variable.name)
+            || leads_to_span.contains(&variable.name)
     };
     let entry_alone;
     let stretch = match wanted.sites {

@@ -83,6 +83,7 @@ pub(super) fn plan_end(
         cfa_from_sp,
         dictionary: None,
         limits: wanted.limits,
+        contexts: &[],
     };
     let mut plan = match (image.types(), &site.function, proofs) {
         _ if end.role.is_internal() => plan_site(registry, &context, &[], &[])?,
@@ -104,6 +105,8 @@ pub(super) fn plan_end(
                 .collect();
             let shown: &[VisibleVariable] =
                 if of_results.is_empty() && !wanted.captures.is_empty() { &[] } else { &variables };
+            let contexts = if image.context_links().is_empty() { &[][..] } else { &variables };
+            let context = SiteContext { contexts, ..context };
             plan_site(registry, &context, shown, &of_results)?
         }
         _ => {

@@ -3,6 +3,7 @@
 //! * [`program`]: what the agent writes into maps, for the kernel side to read: sites, windows, types, slots.
 //! * [`condition`]: what a hit must fulfil before it is captured.
 //! * [`record`]: what the kernel side writes into the ring buffer, for the agent to read.
+//! * [`context`]: how the span that a hit belongs to is found.
 //! * [`stack`]: how call stacks are sent once.
 //! * [`watch`]: which processes began and ended.
 //! * [`limits`]: every bound that both must agree on.
@@ -11,6 +12,7 @@
 //! agent refuses to run with a kernel object whose [`ABI_VERSION`] differs.
 
 pub mod condition;
+pub mod context;
 pub mod limits;
 pub mod program;
 pub mod record;

@@ -43,8 +43,8 @@ pub struct Site {
     /// Words of the register file that are zero in the record, because they may hold what must not be copied: bit n stands
     /// for the word at root offset `8 * n`. Only of the general registers: [`CLEARABLE_REGISTERS`].
     pub cleared_registers: u16,
-    /// Reserved, zero.
-    pub reserved: u32,
+    /// Index into `CONTEXTS` plus one; 0: no variable of the site leads to a context.
+    pub contexts_plus_one: u32,
     /// Index into `TABLES` plus one; 0: the site has no table, and its root chunk is scanned whole.
     pub table_plus_one: u32,
     /// Operations of the table; at most [`TABLE_OPS`].
@@ -384,6 +384,8 @@ pub const TYPE_UNKNOWN: u32 = 2;
 /// Chunk type of the type word behind an itab (8 bytes, the `*abi.Type`), so that the agent knows the dynamic type
 /// without reading the process. The chunk's address is the itab's, its data the itab's second word. `TYPES[3]`.
 pub const TYPE_ITAB: u32 = 3;
+/// Chunk type of a span context that was found for the hit (`context::Span`), without an address. `TYPES[4]`.
+pub const TYPE_SPAN: u32 = 4;
 /// The first index that plans may use.
 pub const TYPE_FIRST: u32 = 16;
 
@@ -398,7 +400,7 @@ pub struct DynamicKey {
     pub link_address: u64,
     /// Index into `IMAGES`.
     pub image: u32,
-    /// One of `DYNAMIC_TYPE`, `DYNAMIC_CODE`, `DYNAMIC_ITAB`.
+    /// One of `DYNAMIC_TYPE`, `DYNAMIC_CODE`, `DYNAMIC_ITAB`, `DYNAMIC_CONTEXT`.
     pub kind: u32,
 }
 
@@ -408,6 +410,8 @@ pub const DYNAMIC_TYPE: u32 = 0;
 pub const DYNAMIC_CODE: u32 = 1;
 /// The key is an itab; the value is that of its runtime type.
 pub const DYNAMIC_ITAB: u32 = 2;
+/// The key is an itab of `context.Context` or a runtime type; the value says how it leads to a span (`super::context`).
+pub const DYNAMIC_CONTEXT: u32 = 3;
 
 /// Value of the map `DYNAMIC`: what the data word of an interface (or a func value) leads to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -416,7 +420,7 @@ pub struct Dynamic {
     /// Index into `TYPES`: of the value itself when it is stored indirectly, of what the data word points at when the
     /// dynamic type is a pointer, a map or a channel; of the closure object for `DYNAMIC_CODE`.
     pub target: u32,
-    /// One of `DYNAMIC_FOLLOW`, `DYNAMIC_FUNC`, `DYNAMIC_NOTHING`.
+    /// One of `DYNAMIC_FOLLOW`, `DYNAMIC_FUNC`, `DYNAMIC_NOTHING`; with `DYNAMIC_CONTEXT` one of `context::CONTEXT_*`.
     pub how: u32,
 }
 
@@ -572,12 +576,16 @@ pub struct Image {
     pub g_goid: u32,
     /// `runtime.g.parentGoid` (Go ≥ 1.21).
     pub g_parent_goid: u32,
+    /// `runtime.g.gopc`.
+    pub g_gopc: u32,
     /// `runtime.m.curg`.
     pub m_curg: u32,
     /// `runtime.m.g0`.
     pub m_g0: u32,
     /// `IMAGE_*` bits.
     pub flags: u32,
+    /// Reserved, zero.
+    pub reserved: u32,
 }
 
 /// The offsets are valid: goroutines can be named.
@@ -589,7 +597,7 @@ pub const NO_OFFSET: u32 = u32::MAX;
 
 super::pod! {
     Site = 64, Window = 24, Type = 16, Slot = 32, DynamicKey = 16, Dynamic = 8, Tracepoint = 48, ProcessKey = 8,
-    TableOp = 24, Table = 384, State = 32, Counters = 64, Costs = 128, Image = 40, Call = 64, CallSet = 512,
+    TableOp = 24, Table = 384, State = 32, Counters = 64, Costs = 128, Image = 48, Call = 64, CallSet = 512,
     CallState = 32,
 }
 

@@ -53,6 +53,8 @@ pub struct Header {
     pub duration_ns: u64,
     /// `seq` of the call's entry; valid with `FLAG_CALL_SEEN`.
     pub entry_seq: u64,
+    /// Run-time return address of the `go` statement that made the goroutine; 0: unknown.
+    pub gopc: u64,
 }
 
 /// `goid` is valid.
@@ -103,4 +105,4 @@ pub const CHUNK_TORN: u8 = 1 << 1;
 /// Fewer elements than the limits allow were copied, because the record was full.
 pub const CHUNK_CUT_BYTES: u8 = 1 << 2;
 
-super::pod! { Header = 120, Chunk = 24 }
+super::pod! { Header = 128, Chunk = 24 }

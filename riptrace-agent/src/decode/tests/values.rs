@@ -2,7 +2,7 @@
 
 use riptrace_common::{
     abi::{
-        program::{TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_UNKNOWN},
+        program::{TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_SPAN, TYPE_UNKNOWN},
         record::{
             CHUNK_CUT_BYTES, CHUNK_TORN, FLAG_BYTES_EXHAUSTED, FLAG_GOROUTINE, FLAG_STACK_SENT,
             FLAG_STACK_TRUNCATED, FLAG_STEPS_EXHAUSTED,
@@ -14,7 +14,7 @@ use riptrace_common::{
     },
 };
 
-use super::super::testing::{BIAS, Bench, Capture, ROOT, index, variable, words};
+use super::super::testing::{BIAS, Bench, Capture, GO_STATEMENT, ROOT, index, variable, words};
 use crate::{
     decode::{DecodeError, RecordError},
     dwarf::DictIndex,
@@ -497,6 +497,7 @@ fn the_hit_says_who_when_and_where() {
     let int = bench.types.int();
     bench.binary.functions.insert(PC, "main.f");
     bench.binary.functions.insert(PC + 0xff, "main.main");
+    bench.binary.functions.insert(GO_STATEMENT - 1, "main.start");
     let mut capture = Capture::of(&words(&[1])).flags(FLAG_GOROUTINE | FLAG_STACK_TRUNCATED);
     capture.stack = vec![BIAS + PC, BIAS + PC + 0x100, 0x10];
     let hit = bench.decoded(int, &capture).hit;
@@ -506,12 +507,37 @@ fn the_hit_says_who_when_and_where() {
         (hit.time.as_str(), hit.time_ns),
         ("2026-11-25T12:00:00.000000000Z", 1_795_608_000_000_000_000)
     );
+    assert_eq!(hit.started_at.map(|frame| frame.function.to_string()).as_deref(), Some("main.start"));
     let stack = hit.stack.unwrap();
     let names: Vec<&str> = stack.iter().map(|frame| &*frame.function).collect();
     assert_eq!(names, ["main.f", "main.main", "?"]);
     assert!(hit.stack_truncated);
     let without = bench.decoded(int, &Capture::of(&words(&[1]))).hit;
     assert_eq!((without.goroutine, without.parent_goroutine, without.stack), (None, None, None));
+    assert_eq!(without.started_at, None);
+}
+
+#[test]
+fn the_hit_s_span_is_the_last_chunk() {
+    let mut bench = Bench::default();
+    let int = bench.types.int();
+    let mut span: Vec<u8> = (0x10..0x28).collect();
+    span.extend([1, 0, 0, 0, 0, 0, 0, 0]);
+    span.extend(words(&[0, 0, 0, 1]));
+    let capture =
+        Capture::of(&words(&[1])).chunk(0x9000, 20, &words(&[7])).chunk_with(0, TYPE_SPAN, 0, 0, &span);
+    let decoded = bench.decoded(int, &capture);
+    assert_eq!(decoded.hit.trace_id.as_deref(), Some("101112131415161718191a1b1c1d1e1f"));
+    assert_eq!(decoded.hit.span_id.as_deref(), Some("2021222324252627"));
+    let found = decoded.span.unwrap();
+    assert!(found.is_remote());
+    assert_eq!(found.traceparent(), "00-101112131415161718191a1b1c1d1e1f-2021222324252627-01");
+    for cut in [0, 16, 24, 56] {
+        let cut = Capture::of(&words(&[1])).chunk_with(0, TYPE_SPAN, 0, 0, &span[..cut]);
+        assert_eq!(bench.decoded(int, &cut).span, None);
+    }
+    let zero = Capture::of(&words(&[1])).chunk_with(0, TYPE_SPAN, 0, 0, &[0; 64]);
+    assert_eq!(bench.decoded(int, &zero).hit.trace_id, None);
 }
 
 #[test]

@@ -63,6 +63,7 @@ fn plan_with(
         cfa_from_sp: Some(CFA_FROM_SP),
         dictionary: None,
         limits,
+        contexts: variables,
     };
     let expressions: Vec<_> = expressions.iter().map(|text| PathExpression::parse(text).unwrap()).collect();
     plan_site(registry, &context, variables, &expressions)
