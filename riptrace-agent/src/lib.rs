@@ -9,6 +9,7 @@ compile_error!(
     "RipTrace reads x86-64 registers and instructions; it does not work on other architectures yet"
 );
 
+pub mod agent;
 pub mod binary;
 pub mod cli;
 pub mod client;
@@ -19,6 +20,7 @@ pub mod expr;
 pub mod fuzzing;
 pub mod golang;
 pub mod log;
+pub mod nats;
 pub mod plan;
 pub mod probe;
 pub mod redact;

@@ -1,5 +1,7 @@
 //! Which container a process is in, by its cgroups (`/proc/PID/cgroup`). Pure.
 
+/// A pod's unique id is a UUID.
+const POD_ID_CHARS: usize = 36;
 /// Container ids are SHA-256 sums or random numbers of the same length.
 const ID_DIGITS: usize = 64;
 
@@ -25,9 +27,40 @@ fn id_in(component: &str) -> Option<&str> {
     is_id.then_some(id)
 }
 
+/// The unique id of the Kubernetes pod that a process's cgroup file names: `pod4f3c…` (cgroupfs driver),
+/// `kubepods-burstable-pod4f3c….slice` (systemd driver, with `_` in place of `-`).
+#[must_use]
+pub fn pod_of(cgroups: &str) -> Option<String> {
+    let is_id = |id: &str| {
+        id.len() == POD_ID_CHARS && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+    };
+    cgroups.lines().find_map(|line| {
+        let path = line.splitn(3, ':').nth(2)?;
+        path.split('/').find_map(|component| {
+            let name = component.strip_suffix(".slice").unwrap_or(component);
+            let id = name.rsplit_once("pod")?.1.replace('_', "-");
+            is_id(&id).then_some(id)
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_is_named_by_its_unique_id() {
+        const POD: &str = "2d3f1a6e-8b9c-4d5e-9f00-112233445566";
+        for line in [
+            "0::/kubepods/burstable/podPOD/ID",
+            "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podPOD_.slice/cri-containerd-ID.scope",
+            "12:memory:/kubepods/podPOD/ID\n0::/",
+        ] {
+            let text = line.replace("POD_", &POD.replace('-', "_")).replace("POD", POD).replace("ID", ID);
+            assert_eq!(pod_of(&text).as_deref(), Some(POD), "{line}");
+        }
+        assert_eq!(pod_of("0::/system.slice/podman.service"), None);
+    }
 
     const ID: &str = "3f4e0b6d8a5c2e1f90a7b6c5d4e3f2a1908070605040302010f0e0d0c0b0a090";
 

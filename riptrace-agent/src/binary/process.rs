@@ -319,7 +319,8 @@ fn parse_stat(stat: &[u8]) -> Option<(String, u32, u64)> {
     Some((comm, parent, ticks.checked_mul(ns_per_tick())?))
 }
 
-fn ns_per_tick() -> u64 {
+/// Nanoseconds of a tick, the unit of times in `/proc/PID/stat`.
+pub(crate) fn ns_per_tick() -> u64 {
     // SAFETY: the call has no preconditions.
     let ticks_per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     u64::try_from(ticks_per_second)

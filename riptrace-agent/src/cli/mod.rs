@@ -2,6 +2,7 @@
 //!
 //! Text goes to stdout only when it is the result; progress, warnings and summaries go to stderr.
 
+pub mod agent;
 pub mod completions;
 pub mod doctor;
 mod duration;
@@ -61,6 +62,8 @@ pub enum Command {
     Explain(explain::Arguments),
     /// Say what works on this machine, what is missing, and how to get it.
     Doctor(doctor::Arguments),
+    /// Serve this host to a fleet: take tracepoints from a server over NATS, and publish what they see.
+    Agent(Box<agent::Arguments>),
     /// The hosts of the fleet.
     Hosts(hosts::Arguments),
     /// The services of the fleet and their instances.
@@ -124,6 +127,7 @@ pub fn main() -> Exit {
         Command::Lines(arguments) => lines::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Agent(arguments) => agent::run(&arguments),
         Command::Hosts(arguments) => hosts::run(&arguments),
         Command::Services(arguments) => services::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),

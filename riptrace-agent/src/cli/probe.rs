@@ -96,7 +96,7 @@ pub struct Arguments {
     redaction: RedactionArguments,
 }
 
-fn percent(text: &str) -> Result<f64, String> {
+pub(super) fn percent(text: &str) -> Result<f64, String> {
     match text.trim_end_matches('%').parse::<f64>() {
         Ok(percent) if (0.0..=100_000.0).contains(&percent) => Ok(percent),
         _ => Err(String::from("percent of one core: a number like 5 or 0.5; 0 for no limit")),

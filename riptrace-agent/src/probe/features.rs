@@ -137,6 +137,20 @@ fn capabilities() -> Vec<(&'static str, bool)> {
     CAPABILITIES.iter().map(|&(name, bit)| (name, effective >> bit & 1 == 1)).collect()
 }
 
+impl Features {
+    /// Whether links can have many places.
+    #[must_use]
+    pub fn has_uprobe_multi() -> bool {
+        uprobe_multi().is_yes()
+    }
+
+    /// The capabilities that are missing for loading and attaching; with CAP_SYS_ADMIN nothing is missing.
+    #[must_use]
+    pub fn missing_capabilities() -> Vec<&'static str> {
+        missing_capabilities()
+    }
+}
+
 /// The capabilities without which loading or attaching fails, of those that this process lacks. With CAP_SYS_ADMIN
 /// nothing is missing.
 pub(super) fn missing_capabilities() -> Vec<&'static str> {

@@ -9,7 +9,8 @@ use std::{
 use crate::decode::HostFacts;
 
 /// Reads the facts; what can't be read is `unknown`.
-pub(super) fn facts() -> HostFacts {
+#[must_use]
+pub fn facts() -> HostFacts {
     let read = |path: &str| {
         fs::read_to_string(path).map_or_else(|_| Arc::from("unknown"), |text| Arc::from(text.trim()))
     };
@@ -25,19 +26,31 @@ pub(super) fn facts() -> HostFacts {
 }
 
 /// The clock of `bpf_ktime_get_ns`.
-pub(super) fn monotonic_ns() -> u64 {
+#[must_use]
+pub fn monotonic_ns() -> u64 {
     u64::try_from(clock_ns(libc::CLOCK_MONOTONIC)).unwrap_or(0)
 }
 
 /// The host's real-time clock minus its monotonic clock. Between the two readings lies less than a microsecond, unless
 /// this thread is preempted there; the closest of three pairs is taken.
-pub(super) fn realtime_minus_monotonic_ns() -> i64 {
+#[must_use]
+pub fn realtime_minus_monotonic_ns() -> i64 {
+    minus_monotonic_ns(libc::CLOCK_REALTIME)
+}
+
+/// The boot clock minus the monotonic clock: how long the machine was suspended.
+#[must_use]
+pub fn boottime_minus_monotonic_ns() -> i64 {
+    minus_monotonic_ns(libc::CLOCK_BOOTTIME)
+}
+
+fn minus_monotonic_ns(clock: libc::clockid_t) -> i64 {
     (0..3)
         .map(|_| {
             let before = clock_ns(libc::CLOCK_MONOTONIC);
-            let realtime = clock_ns(libc::CLOCK_REALTIME);
+            let other = clock_ns(clock);
             let after = clock_ns(libc::CLOCK_MONOTONIC);
-            (after - before, realtime - (before + (after - before) / 2))
+            (after - before, other - (before + (after - before) / 2))
         })
         .min()
         .map_or(0, |(_, difference)| difference)

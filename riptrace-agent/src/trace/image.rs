@@ -24,8 +24,8 @@ use crate::{
     redact::{RedactedTypes, Rules},
 };
 
-/// A binary that is traced.
-#[derive(Debug)]
+/// A binary that is traced. Cheap to clone: what is found out of it is shared.
+#[derive(Clone, Debug)]
 pub struct Image {
     /// The file.
     pub executable: Executable,
@@ -40,9 +40,10 @@ pub struct Image {
     /// Its data that never changes.
     constants: Arc<Constants>,
     /// What closures hold, by their code.
-    closures: Mutex<HashMap<u64, Option<Arc<ClosureLayout>>>>,
+    closures: Arc<Mutex<HashMap<u64, Option<Arc<ClosureLayout>>>>>,
     /// How its contexts lead to spans.
-    context_links: OnceLock<Vec<ContextLink>>,
+    /// How its contexts lead to spans.
+    context_links: Arc<OnceLock<Vec<ContextLink>>>,
 }
 
 impl Image {
@@ -68,8 +69,8 @@ impl Image {
                     types: Some(types),
                     is_redacted: false,
                     constants,
-                    closures: Mutex::default(),
-                    context_links: OnceLock::new(),
+                    closures: Arc::default(),
+                    context_links: Arc::default(),
                 }
             }
             Err(reason) => Self {
@@ -79,8 +80,8 @@ impl Image {
                 types: None,
                 is_redacted: false,
                 constants,
-                closures: Mutex::default(),
-                context_links: OnceLock::new(),
+                closures: Arc::default(),
+                context_links: Arc::default(),
             },
         }
     }

@@ -6,7 +6,7 @@
 
 pub mod budget;
 mod closures;
-mod host;
+pub mod host;
 mod image;
 mod kernel_facts;
 mod limits;
@@ -78,8 +78,10 @@ pub struct ImageId(usize);
 pub enum ProcessScope {
     /// Every process of the binary, those that start later too.
     All,
-    /// These.
+    /// These, and never others.
     Only(Vec<u32>),
+    /// These for now; [`Tracer::set_processes`] changes them.
+    Changing(Vec<u32>),
 }
 
 /// A tracepoint to be armed.
@@ -177,6 +179,8 @@ pub struct Tracer {
     stacks: Stacks,
     /// When the latest hit began that was taken from the ring.
     newest_ns: u64,
+    /// Every hit that began before this was handed over.
+    complete_until_ns: u64,
     batch: Vec<Bytes>,
     trap_cost: Option<TrapCost>,
     budget: Option<Budget>,
@@ -215,11 +219,25 @@ impl Tracer {
             waiting: Reorder::default(),
             stacks,
             newest_ns: 0,
+            complete_until_ns: 0,
             batch: Vec::new(),
             trap_cost: None,
             budget: None,
             copies: None,
         })
+    }
+
+    /// Says what hits call this host and this run.
+    pub fn identify(&mut self, host: Arc<str>, agent: Arc<str>) {
+        self.host.host = host;
+        self.host.agent = agent;
+    }
+
+    /// Every hit that began before this time of the kernel's clock was handed over by [`Tracer::poll`], as far as there is
+    /// a record of it.
+    #[must_use]
+    pub fn complete_until_ns(&self) -> u64 {
+        self.complete_until_ns
     }
 
     /// The binary.
@@ -282,7 +300,7 @@ impl Tracer {
         self.kernel.upload(&self.registry.take_upload())?;
         let tgids = match &request.processes {
             ProcessScope::All => &[][..],
-            ProcessScope::Only(pids) => pids,
+            ProcessScope::Only(pids) | ProcessScope::Changing(pids) => pids,
         };
         let tracepoint = program::Tracepoint {
             flags: TRACEPOINT_ENABLED | if request.dry_run { TRACEPOINT_DRY_RUN } else { 0 },
@@ -383,7 +401,10 @@ impl Tracer {
         // What is left in the ring is not earlier than what was taken, but for the duration of a hit.
         let newest_ns = if self.drain() { now_ns } else { self.newest_ns };
         self.release_surplus(sink)?;
-        self.release(newest_ns.saturating_sub(order::HOLD_BACK_NS), sink)
+        let until_ns = newest_ns.saturating_sub(order::HOLD_BACK_NS);
+        self.release(until_ns, sink)?;
+        self.complete_until_ns = self.complete_until_ns.max(until_ns);
+        ControlFlow::Continue(())
     }
 
     /// The same for everything that is there, without holding any record back. For the end.

@@ -57,9 +57,16 @@ pub struct Heartbeat {
     /// Counts Go processes that started or ended: another number means another profile.
     #[serde(default)]
     pub profile_revision: u64,
+    /// Counts changes of what became of tracepoints: another number means another list.
+    #[serde(default)]
+    pub state_revision: u64,
     /// Hits of all tracepoints of this run so far.
     #[serde(default)]
     pub hits: u64,
+    /// Of these, those that were handed over as records: `published` + `queued` + those lost behind the kernel + the few that
+    /// are on their way through the agent.
+    #[serde(default)]
+    pub emitted: u64,
     /// Of these, those in batches that were acknowledged.
     #[serde(default)]
     pub published: u64,

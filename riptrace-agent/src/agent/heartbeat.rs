@@ -1,0 +1,150 @@
+//! What the agent holds and has counted, once a second; and what is done as often: looking for new processes, forgetting
+//! programs.
+
+use std::{
+    sync::{Arc, atomic::{AtomicU32, Ordering}},
+    time::Duration,
+};
+
+use async_nats::Client;
+use riptrace_common::wire::{
+    batch::{Heartbeat, Losses},
+    message,
+};
+use tokio::{sync::watch, time::MissedTickBehavior};
+
+use super::{
+    endpoints::Endpoints,
+    facts::{Identity, own_usage},
+    shared::Shared,
+};
+use crate::{nats::publish::Outbox, trace::host};
+
+/// Heartbeats.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// While no tracepoint waits for processes, they are looked for with every so many heartbeats.
+const IDLE_SCAN_BEATS: u32 = 5;
+
+/// Sends heartbeats.
+#[derive(Debug)]
+pub struct Heart {
+    identity: Identity,
+    client: Client,
+    subject: String,
+    shared: Arc<Shared>,
+    outbox: Arc<Outbox>,
+    endpoints: Arc<Endpoints>,
+    connected: watch::Receiver<bool>,
+    beats: AtomicU32,
+}
+
+impl Heart {
+    /// Of this agent.
+    #[must_use]
+    pub fn new(
+        identity: &Identity,
+        client: Client,
+        subject: String,
+        shared: Arc<Shared>,
+        outbox: Arc<Outbox>,
+        endpoints: Arc<Endpoints>,
+        connected: watch::Receiver<bool>,
+    ) -> Arc<Self> {
+        let identity = identity.clone();
+        Arc::new(Self { identity, client, subject, shared, outbox, endpoints, connected, beats: AtomicU32::new(0) })
+    }
+
+    /// Beats until it is dropped.
+    pub async fn beat(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let beats = self.beats.fetch_add(1, Ordering::Relaxed);
+            if beats.is_multiple_of(IDLE_SCAN_BEATS) || self.shared.totals().held > 0 {
+                self.endpoints.look_for_processes().await;
+            }
+            if beats.is_multiple_of(IDLE_SCAN_BEATS) {
+                self.endpoints.forget_unused();
+            }
+            self.beat_once().await;
+        }
+    }
+
+    /// One heartbeat; none while there is no broker.
+    pub async fn beat_once(&self) {
+        if !*self.connected.borrow() {
+            return;
+        }
+        match message::write(&self.heartbeat()) {
+            Ok(text) => {
+                if let Err(error) = self.client.publish(self.subject.clone(), text.into()).await {
+                    tracing::debug!(%error, "a heartbeat was not sent");
+                }
+            }
+            Err(error) => tracing::error!(%error, "a heartbeat has no JSON form"),
+        }
+    }
+
+    /// Waits until what was sent is on its way.
+    pub async fn flush(&self) {
+        if let Err(error) = self.client.flush().await {
+            tracing::debug!(%error, "the connection could not be flushed");
+        }
+    }
+
+    /// Both ways to the owner.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Batches that wait for the broker.
+    #[must_use]
+    pub fn waiting_batches(&self) -> u64 {
+        self.outbox.standing().batches
+    }
+
+    /// Hits in them.
+    #[must_use]
+    pub fn waiting_hits(&self) -> u64 {
+        self.outbox.standing().queued
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        // The time is taken before it is asked whether anything is armed: what is armed later is hit later.
+        let ktime_ns = host::monotonic_ns();
+        let totals = self.shared.totals().clone();
+        if totals.is_idle {
+            self.outbox.pushed_until(ktime_ns);
+        }
+        let standing = self.outbox.standing();
+        let (cpu_ns, resident_bytes) = own_usage();
+        let facts = &self.identity.host;
+        Heartbeat {
+            host: facts.host.clone(),
+            agent: facts.agent.clone(),
+            agent_version: facts.agent_version.clone(),
+            boot_id: facts.boot_id.clone(),
+            ktime_ns,
+            complete_until_ktime_ns: standing.complete_until_ktime_ns,
+            acknowledged_seq: standing.acknowledged_seq,
+            generations: totals.generations,
+            state_revision: totals.state_revision,
+            profile_revision: self.endpoints.profile_revision(),
+            hits: totals.hits,
+            emitted: totals.emitted,
+            published: standing.published,
+            losses: Losses {
+                ring_full: totals.losses.ring_full,
+                queue_full: standing.losses.queue_full,
+                refused: standing.losses.refused,
+                undecodable: totals.losses.undecodable,
+            },
+            queued: standing.queued,
+            cpu_ns,
+            resident_bytes,
+            previous_run: None,
+        }
+    }
+}

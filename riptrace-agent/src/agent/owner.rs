@@ -1,0 +1,443 @@
+//! The one thread that owns the tracer and everything that is armed. It sleeps until it is asked something, and looks at
+//! the kernel's records every ten milliseconds while anything is armed. All state changes of tracepoints happen here.
+
+mod arming;
+mod commands;
+mod output;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use riptrace_common::{
+    id::TracepointId,
+    wire::{
+        batch::{Losses, OwnerGeneration},
+        control::{TracepointState, generation},
+        event::{DetachReason, Detached, Event, Stats},
+    },
+};
+use tokio::sync::oneshot;
+
+use self::output::Output;
+use super::{
+    builds::Builds,
+    catalogue::Snapshot,
+    facts::Identity,
+    numbering::{Gone, Place},
+    policy::Policy,
+    settings::Settings,
+    shared::{Command, Shared},
+    stamp::Clock,
+    tracepoint::{Held, Placed},
+};
+use crate::{
+    binary::{FileIdentity, cache::Cache},
+    nats::publish::Outbox,
+    trace::{ImageId, Tracer, host},
+};
+
+/// How often the kernel's records are taken while anything is armed.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How often counters are published while they change.
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a tracepoint stays armed on a build whose processes all ended: a service that is restarted is traced from its
+/// first instruction on.
+const KEEP_EMPTY: Duration = Duration::from_secs(60);
+/// How long the kernel side stays loaded when nothing is armed.
+const KEEP_LOADED: Duration = Duration::from_secs(30);
+/// How long the end may take.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// The tracer, and the binaries that it knows.
+#[derive(Debug)]
+struct Loaded {
+    tracer: Tracer,
+    images: HashMap<FileIdentity, ImageId>,
+}
+
+/// A request to remove that is not carried out yet.
+#[derive(Debug)]
+struct Removal {
+    ids: Vec<TracepointId>,
+    states: Vec<TracepointState>,
+    reply: oneshot::Sender<Vec<TracepointState>>,
+}
+
+/// What the owner needs of the rest of the agent.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// Both ways between the owner and the rest.
+    pub shared: Arc<Shared>,
+    /// Programs.
+    pub builds: Arc<Builds>,
+    /// Where batches go.
+    pub outbox: Arc<Outbox>,
+    /// What the server made of this host's clock.
+    pub clock: Arc<Clock>,
+}
+
+/// The owner.
+#[derive(Debug)]
+pub struct Owner {
+    shared: Arc<Shared>,
+    builds: Arc<Builds>,
+    identity: Identity,
+    budget: f64,
+    policy: Policy,
+    cache: Cache,
+    output: Output,
+    snapshot: Snapshot,
+    loaded: Option<Loaded>,
+    held: BTreeMap<TracepointId, Held>,
+    places: BTreeMap<Place, Placed>,
+    next_place: Place,
+    gone: Gone,
+    removals: Vec<Removal>,
+    /// Creations that wait until what they replace is disarmed.
+    replacing: Vec<commands::Creation>,
+    /// Counters of tracepoints that were removed.
+    finished: Stats,
+    state_revision: u64,
+    last_stats: Instant,
+    unused_since: Instant,
+}
+
+impl Owner {
+    /// An owner of nothing.
+    #[must_use]
+    pub fn new(settings: &Settings, identity: &Identity, around: Surroundings) -> Self {
+        let Surroundings { shared, builds, outbox, clock } = around;
+        let now = Instant::now();
+        Self {
+            shared,
+            builds,
+            identity: identity.clone(),
+            budget: settings.budget,
+            policy: settings.policy.clone(),
+            cache: super::catalogue::cache_of(settings),
+            output: Output::new(identity, outbox, clock),
+            snapshot: Arc::from([]),
+            loaded: None,
+            held: BTreeMap::new(),
+            places: BTreeMap::new(),
+            next_place: 1,
+            gone: Gone::default(),
+            removals: Vec::new(),
+            replacing: Vec::new(),
+            finished: Stats::default(),
+            state_revision: 0,
+            last_stats: now,
+            unused_since: now,
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub fn run(mut self, commands: &Receiver<Command>) {
+        let mut last_turn = Instant::now();
+        loop {
+            let command = match self.wait(last_turn) {
+                Some(timeout) => match commands.recv_timeout(timeout) {
+                    Ok(command) => Some(command),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => break,
+                },
+                None => match commands.recv() {
+                    Ok(command) => Some(command),
+                    Err(_) => break,
+                },
+            };
+            if let Some(command) = command
+                && self.carry_out(command).is_break()
+            {
+                break;
+            }
+            if last_turn.elapsed() >= POLL_INTERVAL || self.places.is_empty() {
+                last_turn = Instant::now();
+                self.turn();
+            }
+        }
+        self.stop();
+    }
+
+    /// How long there is nothing to do; `None`: until something is asked.
+    fn wait(&self, last_turn: Instant) -> Option<Duration> {
+        if !self.places.is_empty() {
+            return Some(POLL_INTERVAL.saturating_sub(last_turn.elapsed()));
+        }
+        let now = Instant::now();
+        let unload = self.loaded.is_some().then(|| self.unused_since + KEEP_LOADED);
+        let expires = self.held.values().map(|held| held.expires).min();
+        unload.into_iter().chain(expires).min().map(|at| at.saturating_duration_since(now))
+    }
+
+    /// Takes the kernel's records, and does what has become due.
+    fn turn(&mut self) {
+        let now = Instant::now();
+        self.poll();
+        self.keep_within_budget();
+        self.end_what_reached_its_limit();
+        self.finish_stopped();
+        self.expire(now);
+        let is_due = now.duration_since(self.last_stats) >= STATS_INTERVAL;
+        if is_due && !self.places.is_empty() {
+            self.last_stats = now;
+            self.leave_empty(now);
+            self.report_stats();
+            self.tell_totals();
+        }
+        self.unload(now);
+        self.flush();
+    }
+
+    fn poll(&mut self) {
+        let Self { loaded: Some(loaded), output, held, places, .. } = self else { return };
+        output.begin();
+        let _ = loaded.tracer.poll(&mut |event| output.take(event, held, places));
+    }
+
+    /// Hands over what was collected.
+    fn flush(&mut self) {
+        let complete_ns = match &self.loaded {
+            Some(loaded) if !self.places.is_empty() => loaded.tracer.complete_until_ns(),
+            _ => host::monotonic_ns(),
+        };
+        self.output.flush(complete_ns);
+        let is_idle = self.places.is_empty();
+        self.shared.totals().is_idle = is_idle;
+    }
+
+    fn keep_within_budget(&mut self) {
+        let Some(loaded) = &mut self.loaded else { return };
+        for event in loaded.tracer.enforce_budget() {
+            let ended = self.output.take_other(event, &self.held, &self.places);
+            if let Some(id) = ended {
+                self.end(&id, DetachReason::Budget);
+            }
+        }
+    }
+
+    fn end_what_reached_its_limit(&mut self) {
+        let reached: Vec<TracepointId> = self
+            .held
+            .iter()
+            .filter(|(_, held)| {
+                let limit = held.spec.options.limit;
+                held.is_wanted() && limit > 0 && held.captured >= limit
+            })
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in reached {
+            self.end(&id, DetachReason::Limit);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let expired: Vec<TracepointId> = self
+            .held
+            .iter()
+            .filter(|(_, held)| !held.removing && held.expires <= now)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in expired {
+            self.remove(&id, DetachReason::Ttl);
+        }
+    }
+
+    /// Disarms a tracepoint for good; it stays in the list until it is removed.
+    fn end(&mut self, id: &TracepointId, reason: DetachReason) {
+        let Some(held) = self.held.get_mut(id) else { return };
+        held.ended.get_or_insert(reason);
+        let places: Vec<Place> = held.places.iter().copied().collect();
+        for place in places {
+            self.stop_place(place);
+        }
+        self.settle(id);
+        self.changed();
+    }
+
+    /// Disarms a tracepoint, and forgets it once its last records are handed over.
+    fn remove(&mut self, id: &TracepointId, reason: DetachReason) {
+        if let Some(held) = self.held.get_mut(id) {
+            held.removing = true;
+            self.end(id, reason);
+        }
+    }
+
+    /// Stops a build's hits at once; what was recorded is still handed over.
+    fn stop_place(&mut self, place: Place) {
+        let (Some(placed), Some(loaded)) = (self.places.get_mut(&place), &mut self.loaded) else { return };
+        if placed.stopped_ns.is_some() {
+            return;
+        }
+        if let Err(error) = loaded.tracer.stop(placed.armed) {
+            tracing::warn!(%error, tracepoint = %placed.tracepoint, "a tracepoint could not be disarmed");
+        }
+        placed.stopped_ns = Some(host::monotonic_ns());
+    }
+
+    /// Forgets the places whose records were all handed over.
+    fn finish_stopped(&mut self) {
+        let Some(loaded) = &self.loaded else { return };
+        let complete_ns = loaded.tracer.complete_until_ns();
+        let done: Vec<Place> = self
+            .places
+            .iter()
+            .filter(|(_, placed)| placed.stopped_ns.is_some_and(|stopped_ns| stopped_ns < complete_ns))
+            .map(|(place, _)| *place)
+            .collect();
+        for place in done {
+            self.finish_place(place);
+        }
+    }
+
+    fn finish_place(&mut self, place: Place) {
+        let (Some(placed), Some(loaded)) = (self.places.remove(&place), &mut self.loaded) else { return };
+        let stats = loaded.tracer.stats(placed.armed);
+        if let Err(error) = loaded.tracer.remove(placed.armed, DetachReason::Removed) {
+            tracing::warn!(%error, tracepoint = %placed.tracepoint, "a tracepoint could not be removed");
+        }
+        if let Some(held) = self.held.get_mut(&placed.tracepoint) {
+            held.places.remove(&place);
+            match stats {
+                Ok(stats) => held.past.add(&stats),
+                Err(error) => tracing::warn!(%error, "counters are lost"),
+            }
+        }
+        if self.places.is_empty() {
+            self.unused_since = Instant::now();
+        }
+        self.settle(&placed.tracepoint);
+        self.changed();
+    }
+
+    /// Says that a tracepoint ended, once nothing of it is left in the kernel, and forgets it if it is to be removed.
+    fn settle(&mut self, id: &TracepointId) {
+        let Some(held) = self.held.get(id) else { return };
+        let Some(reason) = held.ended.filter(|_| held.places.is_empty()) else { return };
+        let stats = self.stats(held);
+        if !held.end_reported {
+            self.output.add(&Event::Stats(stats.clone()));
+            self.output.add(&Event::Detached(Detached { tracepoint: Arc::clone(&held.name), reason }));
+        }
+        if !held.removing {
+            if let Some(held) = self.held.get_mut(id) {
+                held.end_reported = true;
+            }
+            return;
+        }
+        let state = held.state(std::iter::empty(), stats, Instant::now());
+        if let Some(held) = self.held.remove(id) {
+            self.finished.add(&held.past);
+            self.gone.remember(id.clone(), &held.numbering);
+        }
+        self.answer_removals(id, &state);
+        self.create_replacement(id);
+    }
+
+    /// The counters of a tracepoint, all builds together.
+    fn stats(&self, held: &Held) -> Stats {
+        let mut stats = held.past.clone();
+        if let Some(loaded) = &self.loaded {
+            for placed in held.places.iter().filter_map(|place| self.places.get(place)) {
+                match loaded.tracer.stats(placed.armed) {
+                    Ok(of_place) => stats.add(&of_place),
+                    Err(error) => tracing::debug!(%error, "counters can't be read now"),
+                }
+            }
+        }
+        stats.tracepoint = Arc::clone(&held.name);
+        stats
+    }
+
+    fn state(&self, held: &Held) -> TracepointState {
+        let places = held.places.iter().filter_map(|place| self.places.get(place));
+        held.state(places, self.stats(held), Instant::now())
+    }
+
+    /// Publishes the counters that changed.
+    fn report_stats(&mut self) {
+        let changed: Vec<(TracepointId, Stats)> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.is_wanted())
+            .map(|(id, held)| (id, held, self.stats(held)))
+            .filter(|(_, held, stats)| stats.hits != held.reported_hits)
+            .map(|(id, _, stats)| (id.clone(), stats))
+            .collect();
+        for (id, stats) in changed {
+            if let Some(held) = self.held.get_mut(&id) {
+                held.reported_hits = stats.hits;
+            }
+            self.output.add(&Event::Stats(stats));
+        }
+    }
+
+    /// Something about a tracepoint is another than before.
+    fn changed(&mut self) {
+        self.state_revision += 1;
+        self.tell_totals();
+    }
+
+    fn tell_totals(&self) {
+        let mut all = self.finished.clone();
+        for held in self.held.values() {
+            all.add(&self.stats(held));
+        }
+        let mut totals = self.shared.totals();
+        totals.hits = all.hits;
+        totals.emitted = all.emitted;
+        totals.losses =
+            Losses { ring_full: all.dropped, undecodable: all.undecodable, ..Losses::default() };
+        totals.held = self.held.len();
+        totals.state_revision = self.state_revision;
+        totals.generations = self.generations();
+    }
+
+    fn generations(&self) -> Vec<OwnerGeneration> {
+        let mut owners: BTreeMap<_, Vec<(&TracepointId, u64)>> = BTreeMap::new();
+        for (id, held) in self.held.iter().filter(|(_, held)| !held.removing) {
+            owners.entry(&held.spec.owner).or_default().push((id, held.spec.revision));
+        }
+        owners
+            .into_iter()
+            .map(|(owner, held)| OwnerGeneration { owner: owner.clone(), generation: generation(held) })
+            .collect()
+    }
+
+    /// Gives the kernel side back when it was not needed for a while.
+    fn unload(&mut self, now: Instant) {
+        if self.places.is_empty() && now.duration_since(self.unused_since) >= KEEP_LOADED {
+            self.loaded = None;
+        }
+    }
+
+    /// Removes everything, hands over what was recorded, and says how it ended.
+    fn stop(mut self) {
+        self.replacing.clear();
+        let ids: Vec<TracepointId> = self.held.keys().cloned().collect();
+        for id in &ids {
+            self.remove(id, DetachReason::Removed);
+        }
+        let deadline = Instant::now() + STOP_WITHIN;
+        while !self.places.is_empty() && Instant::now() < deadline {
+            std::thread::sleep(POLL_INTERVAL);
+            self.poll();
+            self.finish_stopped();
+        }
+        if let Some(loaded) = &mut self.loaded {
+            loaded.tracer.discard();
+        }
+        let left: Vec<Place> = self.places.keys().copied().collect();
+        for place in left {
+            self.finish_place(place);
+        }
+        self.flush();
+        self.tell_totals();
+    }
+}
