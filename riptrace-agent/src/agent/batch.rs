@@ -1,10 +1,6 @@
 //! Events become batches: written once, as JSON, into the message that will carry them. Pure.
 
-use riptrace_common::wire::{
-    batch::MAX_BATCH_BYTES,
-    event::Event,
-    message::VERSION,
-};
+use riptrace_common::wire::{batch::MAX_BATCH_BYTES, event::Event, message::VERSION};
 
 use crate::nats::publish::Parcel;
 

@@ -93,10 +93,9 @@ impl Builds {
 
     fn state(self: &Arc<Self>, process: &Known) -> watch::Receiver<State> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let build = known.entry(process.file()).or_insert_with(|| Build {
-            state: self.start(process),
-            used: Instant::now(),
-        });
+        let build = known
+            .entry(process.file())
+            .or_insert_with(|| Build { state: self.start(process), used: Instant::now() });
         build.used = Instant::now();
         build.state.clone()
     }

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use riptrace_common::wire::{control::Target, profile::GoProcess};
+use riptrace_common::wire::profile::GoProcess;
 
 use super::{policy::Policy, settings::Settings};
 use crate::binary::{DebugOptions, Executable, FileIdentity, Process, cache::Cache, container::pod_of};
@@ -206,7 +206,9 @@ impl Catalogue {
             return None;
         }
         let forbidden = self.rules.policy.denies_executable(&path).map(|pattern| {
-            format!("{path} may not be traced on this host: the agent's own policy denies executables {pattern:?}")
+            format!(
+                "{path} may not be traced on this host: the agent's own policy denies executables {pattern:?}"
+            )
         });
         facts.problem = forbidden.clone().or(program.problem);
         Some(Known { process, executable: program.executable, facts, forbidden })
@@ -226,13 +228,10 @@ impl Rules {
             names.is_empty() || names.iter().any(|name| fits(name))
         };
         is_one(&self.only_services, &|name| name == facts.service)
-            && is_one(&self.only_executables, &|name| if name.contains('/') { name == facts.exe } else { name == base })
+            && is_one(&self.only_executables, &|name| {
+                if name.contains('/') { name == facts.exe } else { name == base }
+            })
     }
-}
-
-/// Those of the processes that a target means.
-pub fn matching<'a>(snapshot: &'a Snapshot, target: &'a Target) -> impl Iterator<Item = &'a Arc<Known>> {
-    snapshot.iter().filter(|known| target.matches(&known.facts))
 }
 
 fn facts(process: &Process, executable: &Executable) -> GoProcess {
@@ -315,7 +314,11 @@ mod tests {
             (&[], &["/opt/shop-orders"], false),
             (&["payments"], &["shop-orders"], false),
         ] {
-            assert_eq!(rules(services, executables).are_for(&facts), expected, "{services:?} {executables:?}");
+            assert_eq!(
+                rules(services, executables).are_for(&facts),
+                expected,
+                "{services:?} {executables:?}"
+            );
         }
     }
 }

@@ -56,7 +56,8 @@ fn memory_bytes(meminfo: &str) -> Option<u64> {
 pub fn own_usage() -> (u64, u64) {
     // sched/proc: time on the processor in nanoseconds is the first number of each thread's schedstat; the sum over
     // threads that ended is only in stat, in ticks.
-    let cpu_ns = cpu_ticks(&read("/proc/self/stat")).map_or(0, |ticks| ticks * crate::binary::process::ns_per_tick());
+    let cpu_ns =
+        cpu_ticks(&read("/proc/self/stat")).map_or(0, |ticks| ticks * crate::binary::process::ns_per_tick());
     (cpu_ns, resident_bytes(&read("/proc/self/status")).unwrap_or(0))
 }
 

@@ -2,7 +2,10 @@
 //! programs.
 
 use std::{
-    sync::{Arc, atomic::{AtomicU32, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -51,7 +54,16 @@ impl Heart {
         connected: watch::Receiver<bool>,
     ) -> Arc<Self> {
         let identity = identity.clone();
-        Arc::new(Self { identity, client, subject, shared, outbox, endpoints, connected, beats: AtomicU32::new(0) })
+        Arc::new(Self {
+            identity,
+            client,
+            subject,
+            shared,
+            outbox,
+            endpoints,
+            connected,
+            beats: AtomicU32::new(0),
+        })
     }
 
     /// Beats until it is dropped.

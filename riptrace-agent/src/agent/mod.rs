@@ -140,8 +140,14 @@ async fn serve(settings: &Settings, identity: &Identity) -> Result<(), AgentErro
         subject(Endpoint::Trace)?,
         connected.clone(),
     ));
-    let endpoints =
-        Endpoints::new(settings, identity, client.clone(), Arc::clone(&shared), Arc::clone(&catalogue), Arc::clone(&builds));
+    let endpoints = Endpoints::new(
+        settings,
+        identity,
+        client.clone(),
+        Arc::clone(&shared),
+        Arc::clone(&catalogue),
+        Arc::clone(&builds),
+    );
     let metadata = HashMap::from([
         (String::from("host"), host.to_owned()),
         (String::from("agent"), agent.to_string()),
@@ -161,7 +167,15 @@ async fn serve(settings: &Settings, identity: &Identity) -> Result<(), AgentErro
     )
     .await
     .map_err(AgentError::Service)?;
-    let heart = Heart::new(identity, client.clone(), subject(Endpoint::Heartbeat)?, shared, outbox, endpoints, connected);
+    let heart = Heart::new(
+        identity,
+        client.clone(),
+        subject(Endpoint::Heartbeat)?,
+        shared,
+        outbox,
+        endpoints,
+        connected,
+    );
     let beating = tokio::spawn(Arc::clone(&heart).beat());
     tracing::info!(host, %agent, "serving");
 

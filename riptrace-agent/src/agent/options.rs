@@ -140,7 +140,8 @@ pub fn wanted(location: &str, options: &TraceOptions) -> Result<Wanted, Error> {
 }
 
 fn expression(what: &str, text: &str) -> Result<ParsedExpr, Error> {
-    ParsedExpr::parse(text.trim()).map_err(|error| Error::new(ErrorCode::BadRequest, format!("{what}: {error}")))
+    ParsedExpr::parse(text.trim())
+        .map_err(|error| Error::new(ErrorCode::BadRequest, format!("{what}: {error}")))
 }
 
 #[cfg(test)]

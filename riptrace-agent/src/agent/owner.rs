@@ -392,8 +392,7 @@ impl Owner {
         let mut totals = self.shared.totals();
         totals.hits = all.hits;
         totals.emitted = all.emitted;
-        totals.losses =
-            Losses { ring_full: all.dropped, undecodable: all.undecodable, ..Losses::default() };
+        totals.losses = Losses { ring_full: all.dropped, undecodable: all.undecodable, ..Losses::default() };
         totals.held = self.held.len();
         totals.state_revision = self.state_revision;
         totals.generations = self.generations();

@@ -88,10 +88,8 @@ mod tests {
 
     #[test]
     fn executables_are_denied_by_path_or_by_name() {
-        let policy = Policy {
-            deny_executables: vec!["/usr/*".to_owned(), "vault".to_owned()],
-            ..Policy::default()
-        };
+        let policy =
+            Policy { deny_executables: vec!["/usr/*".to_owned(), "vault".to_owned()], ..Policy::default() };
         assert_eq!(policy.denies_executable("/usr/bin/dockerd"), Some("/usr/*"));
         assert_eq!(policy.denies_executable("/srv/bin/vault"), Some("vault"));
         assert_eq!(policy.denies_executable("/srv/vault/orders"), None);

@@ -46,7 +46,10 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            nats: ConnectionSettings { urls: vec![String::from("nats://127.0.0.1:4222")], ..Default::default() },
+            nats: ConnectionSettings {
+                urls: vec![String::from("nats://127.0.0.1:4222")],
+                ..Default::default()
+            },
             subjects: Subjects::default(),
             host_name: None,
             labels: Vec::new(),

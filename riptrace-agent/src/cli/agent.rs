@@ -38,7 +38,7 @@ Every option can be set in the environment (RIPTRACE_…) and in a TOML file, wh
 never be traced, whoever asks (docs/agent.md). A flag wins over the environment, the environment over the file.
 
 Examples:
-  riptrace agent --nats-url nats://broker.example:4222 --nats-creds /etc/riptrace/agent.creds
+  riptrace agent --nats nats://broker.example:4222 --nats-creds /etc/riptrace/agent.creds
   riptrace agent --host-name node-a --only-service orders --only-service payments
   riptrace agent --config ./agent.toml
 
@@ -50,8 +50,8 @@ pub struct Arguments {
     config: Option<PathBuf>,
 
     /// The broker (repeatable, or separated by commas): nats://HOST:PORT, tls://HOST:PORT.
-    #[arg(long, value_name = "URL", env = "RIPTRACE_NATS_URL", value_delimiter = ',')]
-    nats_url: Vec<String>,
+    #[arg(long, value_name = "URL", env = "RIPTRACE_NATS", value_delimiter = ',')]
+    nats: Vec<String>,
 
     /// Credentials file for the broker (JWT and seed).
     #[arg(long, value_name = "FILE", env = "RIPTRACE_NATS_CREDS")]
@@ -218,7 +218,7 @@ fn settings(arguments: &Arguments, file: SettingsFile) -> Result<Settings, Failu
     };
     let prefix = arguments.prefix.clone().or(file.prefix).unwrap_or_else(|| DEFAULT_PREFIX.to_owned());
     let subjects = Subjects::new(&prefix).map_err(|error| Failure::new(Exit::Usage, error))?;
-    let mut urls = several(&arguments.nats_url, file.nats.urls);
+    let mut urls = several(&arguments.nats, file.nats.urls);
     if urls.is_empty() {
         urls.push(DEFAULT_URL.to_owned());
     }
@@ -246,7 +246,9 @@ fn settings(arguments: &Arguments, file: SettingsFile) -> Result<Settings, Failu
     let budget = match (arguments.budget, file.budget_percent) {
         (Some(percent), _) => percent / 100.0,
         (None, Some(percent)) => {
-            super::probe::percent(&percent.to_string()).map_err(|error| usage(format!("budget_percent: {error}")))? / 100.0
+            super::probe::percent(&percent.to_string())
+                .map_err(|error| usage(format!("budget_percent: {error}")))?
+                / 100.0
         }
         (None, None) => DEFAULT_BUDGET,
     };
@@ -321,7 +323,8 @@ deny_functions = ["crypto/*"]
         assert_eq!(settings.labels, [Label { name: "zone".to_owned(), value: "a".to_owned() }]);
         assert_eq!(settings.policy.deny_functions, ["crypto/*"]);
 
-        let flags = ["--host-name", "b", "--nats-url", "nats://three:4222", "--only-service", "x", "--label", "zone=b"];
+        let flags =
+            ["--host-name", "b", "--nats", "nats://three:4222", "--only-service", "x", "--label", "zone=b"];
         let settings = read(&flags, FILE).unwrap();
         assert_eq!(settings.host_name.as_deref(), Some("b"));
         assert_eq!(settings.nats.urls, ["nats://three:4222"]);

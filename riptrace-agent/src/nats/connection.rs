@@ -56,7 +56,9 @@ impl std::fmt::Debug for ConnectionSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// An address is none.
-    #[error("{url:?} is not the address of a NATS server ({source}); write it like nats://broker.example:4222")]
+    #[error(
+        "{url:?} is not the address of a NATS server ({source}); write it like nats://broker.example:4222"
+    )]
     Url {
         /// What was given.
         url: String,

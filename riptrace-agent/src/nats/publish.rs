@@ -16,7 +16,7 @@ use async_nats::{
     header::NATS_MESSAGE_ID,
     jetstream::{
         self, ErrorCode,
-        context::{PublishErrorKind, PublishError},
+        context::{PublishError, PublishErrorKind},
     },
 };
 use bytes::Bytes;
@@ -147,11 +147,7 @@ impl Outbox {
             batches: state.waiting.len() as u64,
             acknowledged_seq: first_waiting.map_or(state.last_seq, |seq| seq - 1),
             complete_until_ktime_ns: state.pushed_until_ktime_ns.min(earliest),
-            losses: Losses {
-                queue_full: state.queue_full,
-                refused: state.refused,
-                ..Losses::default()
-            },
+            losses: Losses { queue_full: state.queue_full, refused: state.refused, ..Losses::default() },
         }
     }
 
@@ -312,7 +308,9 @@ fn outcome_of(error: &PublishError) -> Outcome {
     };
     match error.kind() {
         PublishErrorKind::MaxPayloadExceeded => Outcome::Refused(text),
-        PublishErrorKind::Other if code.is_some_and(|code| REFUSALS.contains(&code)) => Outcome::Refused(text),
+        PublishErrorKind::Other if code.is_some_and(|code| REFUSALS.contains(&code)) => {
+            Outcome::Refused(text)
+        }
         _ => Outcome::Again(text),
     }
 }

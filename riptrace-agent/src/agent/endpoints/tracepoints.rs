@@ -5,14 +5,15 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use riptrace_common::{
     id::Owner as OwnerId,
     wire::{
-        control::{CreateTracepoint, RemoveTracepoints, Removed, Target, TracepointList, TracepointState},
+        control::{CreateTracepoint, RemoveTracepoints, Removed, TracepointList, TracepointState},
         message::Error,
+        profile::GoProcess,
     },
 };
 
 use super::{
     super::{
-        catalogue::{Known, Snapshot, matching},
+        catalogue::{Known, Snapshot},
         options,
         shared::Command,
     },
@@ -31,7 +32,7 @@ impl Endpoints {
         options::check_names(&spec)?;
         let wanted = Box::new(options::wanted(&spec.location, &spec.options)?);
         let snapshot = self.look_for_processes().await;
-        let reading = self.read_programs(&snapshot, &spec.target);
+        let reading = self.read_programs(&snapshot, |process| spec.matches(process));
         if tokio::time::timeout(INDEX_WITHIN, reading).await.is_err() {
             tracing::info!(tracepoint = %spec.id, "programs are still being read");
         }
@@ -40,8 +41,8 @@ impl Endpoints {
     }
 
     /// Waits until the programs of the processes that are meant are ready.
-    async fn read_programs(&self, snapshot: &Snapshot, target: &Target) {
-        for known in distinct(snapshot, target) {
+    async fn read_programs(&self, snapshot: &Snapshot, is_meant: impl Fn(&GoProcess) -> bool) {
+        for known in distinct(snapshot, is_meant) {
             // What can't be read is told where it is needed.
             let _ = self.builds.ready(&known).await;
         }
@@ -59,9 +60,11 @@ impl Endpoints {
 }
 
 /// One process of each program that may be traced.
-pub(super) fn distinct(snapshot: &Snapshot, target: &Target) -> Vec<Arc<Known>> {
+pub(super) fn distinct(snapshot: &Snapshot, is_meant: impl Fn(&GoProcess) -> bool) -> Vec<Arc<Known>> {
     let mut files = HashSet::new();
-    matching(snapshot, target)
+    snapshot
+        .iter()
+        .filter(|known| is_meant(&known.facts))
         .filter(|known| known.forbidden.is_none() && files.insert(known.file()))
         .cloned()
         .collect()

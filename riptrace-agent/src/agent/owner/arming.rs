@@ -15,7 +15,7 @@ use riptrace_common::{
 
 use super::{
     super::{
-        catalogue::{Known, matching},
+        catalogue::Known,
         numbering::Place,
         tracepoint::{Failed, Placed},
     },
@@ -58,7 +58,7 @@ impl Owner {
     pub(super) fn reconcile(&mut self, id: &TracepointId) -> bool {
         let Some(held) = self.held.get(id).filter(|held| held.is_wanted()) else { return false };
         let mut groups: BTreeMap<(u64, u64), Group> = BTreeMap::new();
-        for known in matching(&self.snapshot, &held.spec.target) {
+        for known in self.snapshot.iter().filter(|known| held.spec.matches(&known.facts)) {
             let file = known.file();
             groups.entry((file.device, file.inode)).or_default().push(Arc::clone(known));
         }
@@ -187,7 +187,8 @@ impl Owner {
         let options = &held.spec.options;
         let pids: Vec<u32> = group.iter().map(|known| known.process.pid).collect();
         let place = self.next_place;
-        let limit_with = held.places.iter().find_map(|place| self.places.get(place)).map(|placed| placed.armed);
+        let limit_with =
+            held.places.iter().find_map(|place| self.places.get(place)).map(|placed| placed.armed);
         let request = Request {
             id: Arc::from(place.to_string()),
             requested: held.spec.location.clone(),

@@ -176,8 +176,9 @@ impl Owner {
                 removal.states.push(state.clone());
             }
         }
-        let (done, waiting) =
-            std::mem::take(&mut self.removals).into_iter().partition::<Vec<_>, _>(|removal| removal.ids.is_empty());
+        let (done, waiting) = std::mem::take(&mut self.removals)
+            .into_iter()
+            .partition::<Vec<_>, _>(|removal| removal.ids.is_empty());
         self.removals = waiting;
         for removal in done {
             let _ = removal.reply.send(removal.states);

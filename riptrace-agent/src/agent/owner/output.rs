@@ -104,7 +104,8 @@ impl Output {
         match event {
             Event::Budget(mut step) => {
                 step.tracepoint = of(&step.tracepoint)?;
-                let ended = (step.step == BudgetAction::Detach).then(|| TracepointId(step.tracepoint.clone()));
+                let ended =
+                    (step.step == BudgetAction::Detach).then(|| TracepointId(step.tracepoint.clone()));
                 self.add(&Event::Budget(step));
                 ended
             }
