@@ -15,6 +15,7 @@ use tokio::{
 use super::catalogue::Known;
 use crate::{
     binary::{DebugOptions, FileIdentity, cache::Cache},
+    redact::Rules,
     trace::Image,
 };
 
@@ -37,6 +38,7 @@ pub struct Builds {
     indexing: Arc<Semaphore>,
     runtime: Handle,
     cache: Cache,
+    rules: Arc<Rules>,
     /// Called when a program is ready.
     notify: Box<dyn Fn() + Send + Sync>,
 }
@@ -49,12 +51,18 @@ impl std::fmt::Debug for Builds {
 
 impl Builds {
     /// None is known yet. `notify` is called whenever one is ready.
-    pub fn new(runtime: Handle, cache: Cache, notify: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
+    pub fn new(
+        runtime: Handle,
+        cache: Cache,
+        rules: Arc<Rules>,
+        notify: impl Fn() + Send + Sync + 'static,
+    ) -> Arc<Self> {
         Arc::new(Self {
             known: Mutex::default(),
             indexing: Arc::new(Semaphore::new(MAX_INDEXING)),
             runtime,
             cache,
+            rules,
             notify: Box::new(notify),
         })
     }
@@ -106,10 +114,11 @@ impl Builds {
         let mut options = DebugOptions::from_environment(None);
         options.found_at = process.process.found_at();
         options.cache = self.cache.clone();
-        let (this, indexing) = (Arc::clone(self), Arc::clone(&self.indexing));
+        let (this, indexing, rules) = (Arc::clone(self), Arc::clone(&self.indexing), Arc::clone(&self.rules));
         self.runtime.spawn(async move {
             let _permit = indexing.acquire_owned().await;
-            let read = tokio::task::spawn_blocking(move || Image::load(executable, &options, &|_| {})).await;
+            let read = move || Image::load(executable, &options, &|_| {}).redacted(&rules);
+            let read = tokio::task::spawn_blocking(read).await;
             sender.send_replace(Some(read.map_err(|error| format!("the program can't be read: {error}"))));
             (this.notify)();
         });

@@ -118,9 +118,10 @@ async fn serve(settings: &Settings, identity: &Identity) -> Result<(), AgentErro
     let (outbox, queue) = Outbox::new(settings.queue_bytes);
     let runtime = tokio::runtime::Handle::current();
     let told = Arc::clone(&shared);
-    let builds = Builds::new(runtime, catalogue::cache_of(settings), move || {
-        told.tell(|news| news.indexed = true);
-    });
+    let builds =
+        Builds::new(runtime, catalogue::cache_of(settings), Arc::clone(&settings.redaction), move || {
+            told.tell(|news| news.indexed = true);
+        });
     let catalogue = Arc::new(Mutex::new(Catalogue::new(settings)));
     let around = Surroundings {
         shared: Arc::clone(&shared),

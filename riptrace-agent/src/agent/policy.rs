@@ -7,8 +7,6 @@ pub struct Policy {
     pub deny_executables: Vec<String>,
     /// Functions, with their full import path.
     pub deny_functions: Vec<String>,
-    /// Variables, fields and captured names: their values are never copied.
-    pub deny_variables: Vec<String>,
 }
 
 impl Policy {

@@ -1,11 +1,11 @@
 //! What an agent is told: validated, with defaults filled in. `cli::agent` makes it of flags, environment and file.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use riptrace_common::wire::{profile::Label, subject::Subjects};
 
 use super::policy::Policy;
-use crate::nats::connection::ConnectionSettings;
+use crate::{nats::connection::ConnectionSettings, redact::Rules};
 
 /// What all tracepoints of an agent may take, as a share of one core.
 pub const DEFAULT_BUDGET: f64 = 0.05;
@@ -41,6 +41,8 @@ pub struct Settings {
     pub only_executables: Vec<String>,
     /// What may never be traced, whoever asks.
     pub policy: Policy,
+    /// What is never copied, whoever asks.
+    pub redaction: Arc<Rules>,
 }
 
 impl Default for Settings {
@@ -61,6 +63,7 @@ impl Default for Settings {
             only_services: Vec::new(),
             only_executables: Vec::new(),
             policy: Policy::default(),
+            redaction: Arc::default(),
         }
     }
 }

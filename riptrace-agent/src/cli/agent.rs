@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::Args;
@@ -22,6 +23,7 @@ use crate::{
     },
     nats::connection::ConnectionSettings,
     probe::Features,
+    redact::{self, Rules},
 };
 
 /// The settings file that is read when none is named, if it is there.
@@ -167,12 +169,28 @@ struct NatsPart {
     tls_required: bool,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct PolicyPart {
     deny_executables: Vec<String>,
     deny_functions: Vec<String>,
     deny_variables: Vec<String>,
+    allow_variables: Vec<String>,
+    map_keys_allow: Vec<String>,
+    redact_defaults: bool,
+}
+
+impl Default for PolicyPart {
+    fn default() -> Self {
+        Self {
+            deny_executables: Vec::new(),
+            deny_functions: Vec::new(),
+            deny_variables: Vec::new(),
+            allow_variables: Vec::new(),
+            map_keys_allow: Vec::new(),
+            redact_defaults: true,
+        }
+    }
 }
 
 /// Runs the agent.
@@ -257,7 +275,17 @@ fn settings(arguments: &Arguments, file: SettingsFile) -> Result<Settings, Failu
         return Err(usage(format!("queue_bytes is {queue_bytes}; it must be at least {MIN_QUEUE_BYTES}")));
     }
     let labels = if arguments.label.is_empty() { labels(&file.labels)? } else { arguments.label.clone() };
-    let PolicyPart { deny_executables, deny_functions, deny_variables } = file.policy;
+    let PolicyPart {
+        deny_executables,
+        deny_functions,
+        deny_variables,
+        allow_variables,
+        map_keys_allow,
+        redact_defaults,
+    } = file.policy;
+    let redaction = redact::Policy { redact: deny_variables, allow: allow_variables, map_keys_allow };
+    let redaction = Rules::new(redact_defaults, &[], Some(&redaction))
+        .map_err(|error| usage(format!("the policy: {error}")))?;
     Ok(Settings {
         nats,
         subjects,
@@ -270,7 +298,8 @@ fn settings(arguments: &Arguments, file: SettingsFile) -> Result<Settings, Failu
         serve_sources: arguments.serve_sources || file.serve_sources,
         only_services: several(&arguments.only_service, file.only_services),
         only_executables: several(&arguments.only_exe, file.only_executables),
-        policy: Policy { deny_executables, deny_functions, deny_variables },
+        policy: Policy { deny_executables, deny_functions },
+        redaction: Arc::new(redaction),
     })
 }
 

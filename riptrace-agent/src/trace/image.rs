@@ -34,7 +34,7 @@ pub struct Image {
     /// Why it has none, and what to do.
     pub debug_missing: Option<String>,
     /// Its types, as far as they may be read.
-    types: Option<RedactedTypes<Arc<DebugInfo>>>,
+    types: Option<Arc<RedactedTypes<Arc<DebugInfo>>>>,
     /// Rules hold of what is copied of it.
     is_redacted: bool,
     /// Its data that never changes.
@@ -66,7 +66,7 @@ impl Image {
                     executable,
                     debug: Some(debug),
                     debug_missing: None,
-                    types: Some(types),
+                    types: Some(Arc::new(types)),
                     is_redacted: false,
                     constants,
                     closures: Arc::default(),
@@ -89,9 +89,10 @@ impl Image {
     /// The same binary, of which nothing is copied that the rules forbid.
     #[must_use]
     pub fn redacted(self, rules: &Arc<Rules>) -> Self {
-        let types = self.debug.as_ref().map(|debug| RedactedTypes::new(Arc::clone(debug), Arc::clone(rules)));
+        let redacted = |debug: &Arc<DebugInfo>| RedactedTypes::new(Arc::clone(debug), Arc::clone(rules));
+        let types = self.debug.as_ref().map(|debug| Arc::new(redacted(debug)));
         // What closures hold was read without the rules.
-        Self { types, is_redacted: !rules.are_off(), closures: Mutex::default(), ..self }
+        Self { types, is_redacted: !rules.are_off(), closures: Arc::default(), ..self }
     }
 
     /// Rules hold of what is copied of it.
@@ -103,7 +104,7 @@ impl Image {
     /// Its types, as far as they may be read. `None`: it has no debug data.
     #[must_use]
     pub fn types(&self) -> Option<&RedactedTypes<Arc<DebugInfo>>> {
-        self.types.as_ref()
+        self.types.as_deref()
     }
 
     /// Where this binary's Go keeps its things: by its debug data, else by its version.
