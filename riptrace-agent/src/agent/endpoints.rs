@@ -21,7 +21,7 @@ use super::{
     settings::Settings,
     shared::Shared,
 };
-use crate::nats::service::{Answers, Desk, error_text};
+use crate::nats::service::{Answers, Desk};
 
 /// Answers requests.
 #[derive(Debug)]
@@ -101,7 +101,9 @@ impl Answers for Endpoints {
                 }
                 other => {
                     let text = format!("{} is not answered here", other.suffix());
-                    error_text(Error::new(ErrorCode::Failed, text))
+                    let refuse =
+                        |_: ProfileRequest| async { Err::<Profile, _>(Error::new(ErrorCode::Failed, text)) };
+                    desk.handle(&request, refuse).await
                 }
             }
         })

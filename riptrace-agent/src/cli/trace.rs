@@ -207,7 +207,7 @@ impl States {
         let failed = |state: &&riptrace_common::wire::control::TracepointState| {
             matches!(state.status, TracepointStatus::Failed | TracepointStatus::Stale)
         };
-        if states.is_empty() || !states.iter().all(|state| failed(&state)) {
+        if states.is_empty() || !states.iter().all(failed) {
             return None;
         }
         let reasons: HashSet<&str> =

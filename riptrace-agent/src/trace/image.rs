@@ -42,7 +42,6 @@ pub struct Image {
     /// What closures hold, by their code.
     closures: Arc<Mutex<HashMap<u64, Option<Arc<ClosureLayout>>>>>,
     /// How its contexts lead to spans.
-    /// How its contexts lead to spans.
     context_links: Arc<OnceLock<Vec<ContextLink>>>,
 }
 
