@@ -3,6 +3,8 @@
 //!
 //! `cargo bench -p riptrace-server --bench store [-- HITS]`
 
+#![recursion_limit = "256"]
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -175,7 +177,7 @@ fn round(messages: &[Vec<u8>], full_text: bool) -> (Costs, Store, tempfile::Temp
                 order: placed.order.unwrap_or_default(),
                 place: placed.sort_key.into(),
                 late: placed.late,
-                proof: serde_json::to_vec(&placed.evidence).unwrap_or_default().into(),
+                evidence: placed.evidence,
             })
             .collect();
         store.place(&placements);

@@ -1,17 +1,20 @@
 //! The lines of a stream of hits: what `riptrace probe --json` prints, one object a line.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use super::{
     number::Address,
     value::{Unavailable, Value},
 };
 
-/// One line of the stream.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// One line of the stream. It is read fastest when its `kind` stands first, as [`Serialize`] writes it.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Event {
     /// A tracepoint was armed.
@@ -26,6 +29,65 @@ pub enum Event {
     Budget(BudgetStep),
     /// Something failed; the stream goes on unless it says otherwise.
     Error(ErrorEvent),
+}
+
+/// The derived form would keep all fields of each event in a tree of its own before it looks at them: three times the work
+/// of reading a hit.
+impl<'de> Deserialize<'de> for Event {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EventVisitor)
+    }
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum EventKind {
+    Attached,
+    Hit,
+    Stats,
+    Detached,
+    Budget,
+    Error,
+}
+
+struct EventVisitor;
+
+impl<'de> Visitor<'de> for EventVisitor {
+    type Value = Event;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an event, an object with a `kind`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Event, A::Error> {
+        let mut before = serde_json::Map::new();
+        while let Some(key) = fields.next_key::<String>()? {
+            if key != "kind" {
+                before.insert(key, fields.next_value()?);
+                continue;
+            }
+            let kind = fields.next_value()?;
+            if before.is_empty() {
+                return of_kind(kind, MapAccessDeserializer::new(fields));
+            }
+            while let Some((key, value)) = fields.next_entry()? {
+                before.insert(key, value);
+            }
+            return of_kind(kind, serde_json::Value::Object(before)).map_err(de::Error::custom);
+        }
+        Err(de::Error::missing_field("kind"))
+    }
+}
+
+fn of_kind<'de, D: Deserializer<'de>>(kind: EventKind, fields: D) -> Result<Event, D::Error> {
+    Ok(match kind {
+        EventKind::Attached => Event::Attached(Deserialize::deserialize(fields)?),
+        EventKind::Hit => Event::Hit(Deserialize::deserialize(fields)?),
+        EventKind::Stats => Event::Stats(Deserialize::deserialize(fields)?),
+        EventKind::Detached => Event::Detached(Deserialize::deserialize(fields)?),
+        EventKind::Budget => Event::Budget(Deserialize::deserialize(fields)?),
+        EventKind::Error => Event::Error(Deserialize::deserialize(fields)?),
+    })
 }
 
 /// What made a hit.
@@ -477,4 +539,31 @@ pub struct ErrorEvent {
     pub tracepoint: Option<Arc<str>>,
     /// What was asked, why it failed, what to do.
     pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_read_wherever_its_kind_stands() {
+        let expect = Event::Detached(Detached { tracepoint: Arc::from("t"), reason: DetachReason::Limit });
+        for text in [
+            r#"{"kind":"detached","tracepoint":"t","reason":"limit"}"#,
+            r#"{"tracepoint":"t","later":[1],"kind":"detached","reason":"limit"}"#,
+            r#"{"later":{"kind":"x"},"reason":"limit","tracepoint":"t","kind":"detached"}"#,
+        ] {
+            assert_eq!(serde_json::from_str::<Event>(text).unwrap(), expect, "{text}");
+        }
+        for (text, expect) in [
+            (r#"{"tracepoint":"t","reason":"limit"}"#, "missing field `kind`"),
+            (r#"{"kind":"unheard","tracepoint":"t"}"#, "unknown variant"),
+            (r#"{"kind":"detached","tracepoint":"t"}"#, "missing field `reason`"),
+            (r#"{"tracepoint":"t","kind":"detached"}"#, "missing field `reason`"),
+            (r#"[]"#, "expected an event"),
+        ] {
+            let error = serde_json::from_str::<Event>(text).unwrap_err().to_string();
+            assert!(error.contains(expect), "{text}: {error}");
+        }
+    }
 }

@@ -18,7 +18,7 @@ pub(super) async fn healthz() -> &'static str {
 }
 
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
-    let mut problems: Vec<String> = api.store.totals().problem.into_iter().collect();
+    let mut problems = api.fleet.problems();
     problems.extend(api.audit.ready().err().map(|error| error.to_string()));
     if problems.is_empty() {
         return "ok\n".into_response();

@@ -7,6 +7,14 @@ use axum::{
     body::{Body, to_bytes},
     http::{Method, Request, StatusCode},
 };
+use riptrace_common::{
+    id::SessionId,
+    wire::{
+        api::{Finality, HitPage, Live, Session, SessionState, SessionStatus},
+        event::Certificate,
+        evidence::Evidence,
+    },
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use tower::ServiceExt as _;
@@ -14,19 +22,22 @@ use tower::ServiceExt as _;
 use super::{Api, openapi, router, routes};
 use crate::{
     fleet::Fleet,
-    store::{Options, Store},
+    store::{Incoming, Options, Placement, Store, Taken, testing::hit},
 };
 
 struct Fixture {
     _folder: TempDir,
+    fleet: Arc<Fleet>,
+    store: Store,
     router: Router,
 }
 
 fn fixture(token: Option<&str>) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("hits.db"), Options::default()).unwrap();
-    let api = Api::new(Arc::new(Fleet::default()), store, token.map(str::to_owned)).unwrap();
-    Fixture { _folder: folder, router: router(api) }
+    let fleet = Arc::new(Fleet::default());
+    let api = Api::new(Arc::clone(&fleet), store.clone(), token.map(str::to_owned)).unwrap();
+    Fixture { _folder: folder, fleet, store, router: router(api) }
 }
 
 impl Fixture {
@@ -56,6 +67,144 @@ impl Fixture {
     }
 }
 
+/// Makes a session without a broker.
+fn session(state: SessionState) -> Session {
+    Session {
+        id: SessionId::from("s"),
+        name: "slow orders".to_owned(),
+        state,
+        created_ns: 1,
+        expires_ns: 2,
+        created_by: "local".to_owned(),
+        tracepoints: Vec::new(),
+    }
+}
+
+/// Stores hits of the session; the first `placed` of them have their place.
+fn fill(store: &Store, stream_seq: u64, seqs: std::ops::Range<u64>, placed: usize) {
+    let of = |(index, seq)| Incoming { stream_seq, index, service: Arc::from("orders"), hit: hit("t", seq) };
+    let first = seqs.start;
+    let taken = store.ingest(&seqs.enumerate().map(of).collect::<Vec<_>>());
+    let placements = (first..).zip(taken).take(placed).map(|(seq, taken)| {
+        let Taken::New(arrival) = taken else { panic!("{taken:?}") };
+        Placement {
+            arrival,
+            order: seq + 1,
+            place: (1000 + seq, 0, seq),
+            late: false,
+            evidence: serde_json::from_value(serde_json::json!({ "d": 1, "k": [seq, 0, 0], "p": 1 }))
+                .unwrap(),
+        }
+    });
+    store.place(&placements.collect::<Vec<_>>());
+    store.commit(stream_seq, None).unwrap();
+}
+
+#[tokio::test]
+async fn hits_are_paged_by_every_name_of_their_session() {
+    let fixture = fixture(None);
+    fixture.fleet.take_session(session(SessionState::Running));
+    fill(&fixture.store, 1, 0..10, 7);
+    for name in ["s", "slow%20orders"] {
+        let (status, text) = fixture.get(&format!("/api/v1/sessions/{name}/hits?limit=6")).await;
+        assert_eq!(status, StatusCode::OK, "{text}");
+        let page: HitPage = serde_json::from_str(&text).unwrap();
+        assert_eq!(page.hits.len(), 6);
+        assert_eq!(page.hits[1].hit.certificate, Some(Certificate::SameGoroutine));
+        let path = format!("/api/v1/sessions/{name}/hits?limit=6&after={}", page.next.unwrap());
+        let rest: HitPage = serde_json::from_str(&fixture.get(&path).await.1).unwrap();
+        let rest: Vec<_> = rest.hits.iter().map(|stored| (stored.hit.seq, stored.finality)).collect();
+        let provisional = Finality::Provisional;
+        assert_eq!(rest, [(6, Finality::Final), (7, provisional), (8, provisional), (9, provisional)]);
+    }
+    let (status, text) = fixture.get("/api/v1/sessions/s/hits?after=x").await;
+    assert_eq!((status.as_u16(), code(&text).as_str()), (400, "bad_request"));
+    let (_, text) = fixture.get("/api/v1/sessions/s").await;
+    let status: SessionStatus = serde_json::from_str(&text).unwrap();
+    assert_eq!(status.stored, 10);
+}
+
+#[tokio::test]
+async fn an_export_is_read_back() {
+    let fixture = fixture(None);
+    fixture.fleet.take_session(session(SessionState::Running));
+    fill(&fixture.store, 1, 0..700, 650);
+    let (status, text) = fixture.get("/api/v1/sessions/s/export").await;
+    assert_eq!(status, StatusCode::OK);
+    let evidence = Evidence::open(text.as_bytes()).unwrap();
+    assert_eq!(evidence.header().hits, 700);
+    let seqs: Vec<_> = evidence.map(|stored| stored.unwrap().hit.seq).collect();
+    assert_eq!(seqs, (0..700).collect::<Vec<_>>());
+}
+
+/// The ids and events of a body of server-sent events.
+fn events(text: &str) -> Vec<(Option<String>, Live)> {
+    text.split("\n\n")
+        .filter_map(|event| {
+            let field = |name| event.lines().find_map(|line| line.strip_prefix(name));
+            let live = serde_json::from_str(field("data: ")?).unwrap();
+            Some((field("id: ").map(str::to_owned), live))
+        })
+        .collect()
+}
+
+fn seqs_of(events: &[(Option<String>, Live)]) -> (Vec<u64>, Vec<u64>) {
+    let (mut came, mut became_final) = (Vec::new(), Vec::new());
+    for (_, event) in events {
+        match event {
+            Live::Hit(stored) => came.push(stored.hit.seq),
+            Live::Final(stored) => became_final.push(stored.hit.seq),
+            _ => {}
+        }
+    }
+    (came, became_final)
+}
+
+#[tokio::test]
+async fn who_follows_gets_hits_places_and_the_end_and_goes_on_behind_an_event() {
+    let fixture = fixture(None);
+    fixture.fleet.take_session(session(SessionState::Stopped));
+    fill(&fixture.store, 1, 0..700, 700);
+    let (status, text) = fixture.get("/api/v1/sessions/s/live?cursor=0").await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let all = events(&text);
+    let expect: Vec<u64> = (0..700).collect();
+    assert_eq!(seqs_of(&all), (expect.clone(), expect.clone()));
+    assert_eq!(all.last().unwrap().1, Live::Stopped);
+    // From any event on, by the header that browsers send.
+    let at = all
+        .iter()
+        .position(|(_, event)| matches!(event, Live::Final(stored) if stored.hit.seq == 400))
+        .unwrap();
+    let id = all[at].0.clone().unwrap();
+    let headers = [("last-event-id", id.as_str())];
+    let (_, text) = fixture.ask(Method::GET, "/api/v1/sessions/s/live?cursor=0", &headers, "").await;
+    assert_eq!(seqs_of(&events(&text)), seqs_of(&all[at + 1..]));
+    // From now on, there is nothing but the end.
+    let (_, text) = fixture.get("/api/v1/sessions/s/live").await;
+    assert_eq!(seqs_of(&events(&text)), (vec![], vec![]));
+    let (status, text) = fixture.get("/api/v1/sessions/s/live?cursor=1.x").await;
+    assert_eq!((status.as_u16(), code(&text).as_str()), (400, "bad_request"));
+}
+
+#[tokio::test]
+async fn hits_that_come_while_somebody_follows_are_told() {
+    let fixture = fixture(None);
+    fixture.fleet.take_session(session(SessionState::Running));
+    let reader = fixture.get("/api/v1/sessions/s/live?cursor=0");
+    let writer = async {
+        for part in 0..5 {
+            tokio::task::yield_now().await;
+            fill(&fixture.store, part + 1, part * 100..(part + 1) * 100, 100);
+        }
+        tokio::task::yield_now().await;
+        fixture.fleet.forget_session(&SessionId::from("s"));
+    };
+    let ((_, text), ()) = tokio::join!(reader, writer);
+    let expect: Vec<u64> = (0..500).collect();
+    assert_eq!(seqs_of(&events(&text)), (expect.clone(), expect));
+}
+
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 fn code(text: &str) -> String {
@@ -70,9 +219,9 @@ async fn an_empty_fleet_has_empty_answers() {
     for path in ["/api/v1/hosts", "/api/v1/services", "/api/v1/sessions", "/api/v1/audit"] {
         assert_eq!(fixture.get(path).await, (StatusCode::OK, "[]".to_owned()), "{path}");
     }
-    for path in ["/healthz", "/readyz"] {
-        assert_eq!(fixture.get(path).await, (StatusCode::OK, "ok\n".to_owned()));
-    }
+    assert_eq!(fixture.get("/healthz").await, (StatusCode::OK, "ok\n".to_owned()));
+    let (status, text) = fixture.get("/readyz").await;
+    assert_eq!((status, text.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "there is no broker yet\n"));
     let (status, text) = fixture.get("/metrics").await;
     assert_eq!(status, StatusCode::OK);
     assert!(text.contains("\nriptrace_store_hits_total 0\n"), "{text}");

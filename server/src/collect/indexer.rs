@@ -213,13 +213,12 @@ impl Indexer {
             .filter_map(|placed| {
                 // What belongs to no session is not numbered, and not stored.
                 let order = placed.order?;
-                let proof = serde_json::to_vec(&placed.evidence).ok()?;
                 Some(Placement {
                     arrival: placed.arrival,
                     order,
                     place: placed.sort_key.into(),
                     late: placed.late,
-                    proof: proof.into(),
+                    evidence: placed.evidence,
                 })
             })
             .collect();

@@ -117,12 +117,14 @@ impl Fleet {
         Ok(())
     }
 
-    fn take_session(&self, session: Session) {
+    /// Takes a session as it is in the bucket.
+    pub(crate) fn take_session(&self, session: Session) {
         self.state().sessions.insert(session.id.clone(), session);
         self.wake.notify_one();
     }
 
-    fn forget_session(&self, id: &SessionId) {
+    /// Forgets a session that is not in the bucket any more.
+    pub(crate) fn forget_session(&self, id: &SessionId) {
         let was = self.state().sessions.remove(id);
         if was.is_some_and(|session| session.state == SessionState::Running) {
             self.tell(id, Live::Stopped);

@@ -4,7 +4,7 @@ use riptrace_common::wire::event::{Certificate, Hit};
 
 use crate::order::{Evidence, certify};
 
-/// Hits in an order, each with its proof (an empty one: its place is not final): says of each why it stands behind the one
+/// Hits in an order, each with its evidence (none: its place is not final): says of each why it stands behind the one
 /// before it.
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
@@ -13,13 +13,12 @@ pub(crate) struct Chain {
 
 impl Chain {
     /// A chain behind a hit.
-    pub(crate) fn behind(hit: Hit, proof: &[u8]) -> Self {
-        Self { before: Some((hit, read(proof))) }
+    pub(crate) fn behind(hit: Hit, evidence: Option<Evidence>) -> Self {
+        Self { before: Some((hit, evidence)) }
     }
 
     /// Gives the next hit its certificate.
-    pub(crate) fn link(&mut self, hit: &mut Hit, proof: &[u8]) {
-        let evidence = read(proof);
+    pub(crate) fn link(&mut self, hit: &mut Hit, evidence: Option<Evidence>) {
         hit.certificate =
             self.before.as_ref().map(|(before, before_evidence)| match (before_evidence, &evidence) {
                 (Some(a), Some(b)) => certify(a, b),
@@ -27,10 +26,6 @@ impl Chain {
             });
         self.before = Some((hit.clone(), evidence));
     }
-}
-
-fn read(proof: &[u8]) -> Option<Evidence> {
-    serde_json::from_slice(proof).ok()
 }
 
 /// Why a hit stands before another one, as far as their own clocks say.

@@ -15,6 +15,7 @@ use super::{
     ingest::{Open, Session, Writer},
     segment::{Entry, Segment},
 };
+use crate::order::Evidence;
 
 /// The keys of `meta`.
 pub(crate) const POSITION: &str = "position";
@@ -291,7 +292,7 @@ fn write_late(
     transaction: &Transaction<'_>,
     compressor: &mut Compressor,
     session: u32,
-    late: &[(Entry, Arc<[u8]>)],
+    late: &[(Entry, Evidence)],
 ) -> Result<(), StoreError> {
     let mut late: Vec<_> = late.iter().collect();
     late.sort_by_key(|(entry, _)| entry.place);
@@ -318,9 +319,10 @@ fn write_late(
         let fits = |entry: &Entry| next.is_none_or(|next| entry.place.to_bytes() < next);
         // The first one fits: it is what the segment was found by.
         let count = rest.iter().take_while(|(entry, _)| fits(entry)).count().max(1);
-        for (entry, proof) in &rest[..count] {
-            let proof = segment.proof(proof);
-            segment.insert(Entry { proof, ..*entry });
+        for (entry, evidence) in &rest[..count] {
+            let mut entry = *entry;
+            segment.set_evidence(&mut entry, evidence);
+            segment.insert(entry);
         }
         rest = &rest[count..];
         let mut parts = vec![segment];

@@ -53,10 +53,10 @@ fn all(
     each: &mut impl FnMut(StoredHit) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, StoreError> {
     let mut chain = Chain::default();
-    let mut give = |view: &mut View<'_>, entry: &Entry, proof: &[u8], finality| {
+    let mut give = |view: &mut View<'_>, entry: &Entry, evidence, finality| {
         let Some((_, hit)) = view.hit(entry.arrival)? else { return Ok(ControlFlow::Continue(())) };
         let mut stored = view.stored(entry, hit, finality);
-        chain.link(&mut stored.hit, proof);
+        chain.link(&mut stored.hit, evidence);
         Ok::<_, StoreError>(each(stored))
     };
     let mut last: Option<Place> = None;
@@ -72,8 +72,7 @@ fn all(
         })?;
         let Some(segment) = next else { break };
         for entry in segment.entries.iter().filter(|entry| last.is_none_or(|last| entry.place > last)) {
-            let proof = segment.proofs.get(entry.proof as usize).map(Vec::as_slice).unwrap_or_default();
-            if give(view, entry, proof, Finality::Final)?.is_break() {
+            if give(view, entry, segment.evidence(entry), Finality::Final)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -83,7 +82,7 @@ fn all(
     let mut provisional: Vec<&Entry> = provisional.values().collect();
     provisional.sort_unstable_by_key(|entry| (entry.time_ns, entry.arrival));
     for entry in provisional {
-        if give(view, entry, &[], Finality::Provisional)?.is_break() {
+        if give(view, entry, None, Finality::Provisional)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }

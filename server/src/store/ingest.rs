@@ -20,6 +20,7 @@ use super::{
     segment::{Entry, MAX_ENTRIES, Place, Segment, trace_number},
     terms::Terms,
 };
+use crate::order::Evidence;
 
 /// The writer's side of a store: its connection, and what is not in the file yet.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ pub(crate) struct Session {
     /// Segments that are full and not in the file as they are.
     pub(super) full_segments: Vec<Segment>,
     /// Late hits that are to be put among segments of the file.
-    pub(super) late: Vec<(Entry, Arc<[u8]>)>,
+    pub(super) late: Vec<(Entry, Evidence)>,
     /// Places of late hits since the last commit, as they were placed.
     pub(super) late_places: Vec<Place>,
     /// Hits that readers don't know of.
@@ -195,9 +196,6 @@ impl Writer {
             return Taken::New(at);
         };
         let entry = Entry {
-            place: Place::default(),
-            order: 0,
-            late: false,
             arrival: at,
             time_ns: hit.time_ns,
             tracepoint,
@@ -207,7 +205,7 @@ impl Writer {
             line: hit.location.line,
             goroutine: hit.goroutine,
             trace: hit.trace_id.as_deref().map_or(0, trace_number),
-            proof: 0,
+            ..Entry::default()
         };
         self.reached = self.reached.max(*stream_seq);
         if self.session(session_number).add(entry, hit) {
@@ -298,13 +296,13 @@ impl Session {
             self.late_places.push(entry.place);
             let is_in_tail = !tail.entries.is_empty() && tail.first() <= entry.place;
             if !is_in_tail {
-                self.late.push((entry, Arc::clone(&placement.proof)));
+                self.late.push((entry, placement.evidence.clone()));
                 return;
             }
-            entry.proof = tail.proof(&placement.proof);
+            tail.set_evidence(&mut entry, &placement.evidence);
             tail.insert(entry);
         } else {
-            entry.proof = tail.proof(&placement.proof);
+            tail.set_evidence(&mut entry, &placement.evidence);
             tail.push(entry);
         }
         self.tail_changed = true;

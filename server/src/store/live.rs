@@ -188,10 +188,9 @@ impl Found {
                     return Ok(());
                 }
                 self.cursor.place = entry.place;
-                let proof = segment.proofs.get(entry.proof as usize).map(Vec::as_slice).unwrap_or_default();
                 let Some((_, hit)) = view.hit(entry.arrival)? else { continue };
                 let mut stored = view.stored(entry, hit, Finality::Final);
-                chain.link(&mut stored.hit, proof);
+                chain.link(&mut stored.hit, segment.evidence(entry));
                 self.events.push((self.cursor, Live::Final(Box::new(stored))));
             }
         }

@@ -27,7 +27,7 @@ mod segment;
 mod status;
 mod terms;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod varint;
@@ -48,6 +48,8 @@ use riptrace_common::{
     },
 };
 use tokio::sync::watch;
+
+use crate::order::Evidence;
 
 pub use commit::now_ns;
 pub use live::{Cursor, LiveEvents};
@@ -177,8 +179,8 @@ pub struct Placement {
     pub place: (u64, u64, u64),
     /// It came when the order around its place was final.
     pub late: bool,
-    /// What [`crate::order`] needs of it to say why it stands where it stands.
-    pub proof: Arc<[u8]>,
+    /// Why it stands where it stands.
+    pub evidence: Evidence,
 }
 
 /// The last counters of a tracepoint.

@@ -18,7 +18,7 @@ use super::{
     reader::Pool,
     schema,
     seen::Seen,
-    segment::{Entry, Place, Segment, trace_number},
+    segment::{Entry, Segment, trace_number},
 };
 
 pub(crate) fn open(path: &Path, options: Options) -> Result<Store, StoreError> {
@@ -186,9 +186,6 @@ fn load_provisional(
             let Some((service, text)) = block.get(arrival) else { continue };
             let hit: Hit = serde_json::from_slice(text)?;
             let entry = Entry {
-                place: Place::default(),
-                order: 0,
-                late: false,
                 arrival,
                 time_ns: hit.time_ns,
                 tracepoint: names.number(&hit.tracepoint),
@@ -198,7 +195,7 @@ fn load_provisional(
                 line: hit.location.line,
                 goroutine: hit.goroutine,
                 trace: hit.trace_id.as_deref().map_or(0, trace_number),
-                proof: 0,
+                ..Entry::default()
             };
             provisional.insert(arrival, entry);
         }

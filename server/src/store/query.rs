@@ -19,6 +19,7 @@ use super::{
     terms::Search,
     view::View,
 };
+use crate::order::Evidence;
 
 /// Hits of a page at the most.
 pub const MAX_PAGE_HITS: u32 = 2000;
@@ -206,7 +207,7 @@ impl Page {
         view: &mut View<'_>,
         filter: &Filter,
         entry: &Entry,
-        proof: &[u8],
+        evidence: Option<Evidence>,
         finality: Finality,
     ) -> Result<bool, StoreError> {
         self.scanned += 1;
@@ -218,7 +219,7 @@ impl Page {
             return Ok(false);
         };
         let mut stored = view.stored(entry, hit, finality);
-        self.chain.link(&mut stored.hit, proof);
+        self.chain.link(&mut stored.hit, evidence);
         self.hits.push(stored);
         Ok(true)
     }
@@ -268,7 +269,7 @@ fn page(
     match after {
         Some(After::Provisional { time_ns, arrival }) => {
             if let Some((_, hit)) = view.hit(arrival)? {
-                page.chain = Chain::behind(hit, &[]);
+                page.chain = Chain::behind(hit, None);
             }
             provisional(view, &filter, &mut page, Some((time_ns, arrival)))?;
         }
@@ -318,9 +319,8 @@ fn finals(view: &mut View<'_>, filter: &Filter, page: &mut Page, from: Place) ->
                 page.next = Some(After::Final { place: last, shown: shown.filter(|shown| *shown != last) });
                 return Ok(());
             }
-            let proof = segment.proofs.get(entry.proof as usize).map(Vec::as_slice).unwrap_or_default();
             last = entry.place;
-            if page.look_at(view, filter, entry, proof, Finality::Final)? {
+            if page.look_at(view, filter, entry, segment.evidence(entry), Finality::Final)? {
                 shown = Some(last);
             }
         }
@@ -348,7 +348,7 @@ fn provisional(
             page.next = Some(After::Provisional { time_ns, arrival });
             break;
         }
-        page.look_at(view, filter, entry, &[], Finality::Provisional)?;
+        page.look_at(view, filter, entry, None, Finality::Provisional)?;
         last = Some(key(entry));
     }
     Ok(())

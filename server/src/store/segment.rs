@@ -1,18 +1,19 @@
 //! A segment: a stretch of a session's order. Each entry names a hit by its arrival and holds, in columns, what hits are
 //! filtered by, so that most of what is not asked for is never unpacked.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     StoreError, block, bloom,
     hash::{hash, pair},
     varint::{Reader, write, write_signed},
 };
+use crate::order::{Evidence, Interval, Moment};
 
 /// Entries of a segment; one that late hits made twice as long is cut in two.
 pub(crate) const MAX_ENTRIES: usize = 256;
 /// Columns that are written as differences.
-const COLUMNS: usize = 15;
+const COLUMNS: usize = 22;
 
 /// A hit's place, and what it is filtered by. Names are numbers of [`super::names::Names`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,8 +34,10 @@ pub(crate) struct Entry {
     pub(crate) goroutine: Option<u64>,
     /// The trace id as a number; 0: none.
     pub(crate) trace: u128,
-    /// Which of the segment's proofs is its own.
-    pub(crate) proof: u32,
+    /// Which of the segment's bases its evidence is made of, and what is its own of it.
+    pub(crate) base: u32,
+    pub(crate) moment: Moment,
+    pub(crate) interval: Option<Interval>,
 }
 
 /// A place in the order of the whole stream, as [`crate::order`] gives it: larger is later, and no two are the same.
@@ -79,32 +82,70 @@ pub(crate) fn goroutine_key(goroutine: u64) -> u64 {
     pair(2, goroutine)
 }
 
+/// Tells bases apart, mostly.
+fn base_key(evidence: &Evidence) -> u64 {
+    let Evidence { domain, process, started, received, frontier, .. } = evidence;
+    let started = started.map_or(0, |started| pair(started.by_goroutine, started.at.ktime_ns));
+    let received = received.map_or(0, |received| pair(received.process, received.sent.ktime_ns));
+    let own = pair(pair(domain.0, *process), pair(started, received));
+    frontier.iter().fold(own, |key, bound| pair(key, pair(bound.domain.0, bound.until.ktime_ns)))
+}
+
 /// Entries, by their place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) entries: Vec<Entry>,
-    pub(crate) proofs: Vec<Vec<u8>>,
-    /// Of the proofs, by their hash: equal ones are kept once.
+    /// What the evidence of many entries has in common: all but moment, interval and goroutine. Each once.
+    bases: Vec<Evidence>,
+    /// The last base with a key.
     known: HashMap<u64, u32>,
 }
 
 impl Segment {
-    /// The number of a proof.
-    pub(crate) fn proof(&mut self, proof: &[u8]) -> u32 {
-        // Mostly it is that of the hit before.
-        if let Some(last) = self.entries.last()
-            && self.proofs.get(last.proof as usize).is_some_and(|known| known == proof)
-        {
-            return last.proof;
+    /// Sets an entry's evidence.
+    pub(crate) fn set_evidence(&mut self, entry: &mut Entry, evidence: &Evidence) {
+        entry.moment = evidence.moment;
+        entry.interval = evidence.interval;
+        entry.base = self.base(evidence);
+    }
+
+    /// An entry's evidence.
+    pub(crate) fn evidence(&self, entry: &Entry) -> Option<Evidence> {
+        let base = self.bases.get(entry.base as usize)?.clone();
+        Some(Evidence { moment: entry.moment, interval: entry.interval, goroutine: entry.goroutine, ..base })
+    }
+
+    fn base(&mut self, evidence: &Evidence) -> u32 {
+        let is_same = |base: &Evidence| {
+            let Evidence {
+                domain,
+                moment: _,
+                process,
+                goroutine: _,
+                started,
+                received,
+                interval: _,
+                frontier,
+            } = base;
+            (*domain, *process) == (evidence.domain, evidence.process)
+                && (started, received) == (&evidence.started, &evidence.received)
+                && (Arc::ptr_eq(frontier, &evidence.frontier) || *frontier == evidence.frontier)
+        };
+        let is_at = |number: &u32| self.bases.get(*number as usize).is_some_and(is_same);
+        if let Some(last) = self.entries.last().map(|last| last.base).filter(is_at) {
+            return last;
         }
-        let key = hash(proof);
-        if let Some(known) = self.known.get(&key)
-            && self.proofs.get(*known as usize).is_some_and(|known| known == proof)
-        {
-            return *known;
+        let key = base_key(evidence);
+        if let Some(known) = self.known.get(&key).copied().filter(is_at) {
+            return known;
         }
-        let number = self.proofs.len() as u32;
-        self.proofs.push(proof.to_vec());
+        let number = self.bases.len() as u32;
+        self.bases.push(Evidence {
+            moment: Moment::default(),
+            interval: None,
+            goroutine: None,
+            ..evidence.clone()
+        });
         self.known.insert(key, number);
         number
     }
@@ -135,13 +176,14 @@ impl Segment {
         }
         let behind = self.entries.split_off(self.entries.len() / 2);
         let before = std::mem::take(&mut self.entries);
-        let proofs = std::mem::take(self).proofs;
+        let whole = std::mem::take(self);
         let half = |entries: Vec<Entry>| {
             let mut segment = Self::default();
-            for entry in entries {
-                let proof = proofs.get(entry.proof as usize).map(Vec::as_slice).unwrap_or_default();
-                let proof = segment.proof(proof);
-                segment.entries.push(Entry { proof, ..entry });
+            for mut entry in entries {
+                if let Some(evidence) = whole.evidence(&entry) {
+                    segment.set_evidence(&mut entry, &evidence);
+                }
+                segment.entries.push(entry);
             }
             segment
         };
@@ -194,7 +236,14 @@ impl Segment {
         deltas(&|entry| u64::from(entry.line));
         deltas(&|entry| u64::from(entry.goroutine.is_some()));
         deltas(&|entry| entry.goroutine.unwrap_or(0));
-        deltas(&|entry| u64::from(entry.proof));
+        deltas(&|entry| u64::from(entry.base));
+        deltas(&|entry| entry.moment.ktime_ns);
+        deltas(&|entry| u64::from(entry.moment.cpu));
+        deltas(&|entry| entry.moment.cpu_seq);
+        deltas(&|entry| u64::from(entry.interval.is_some()));
+        deltas(&|entry| entry.interval.map_or(0, |interval| interval.time_ns));
+        deltas(&|entry| entry.interval.map_or(0, |interval| interval.uncertainty_ns));
+        deltas(&|entry| entry.interval.map_or(0, |interval| interval.timeline));
         // Traces are random: the same one has the same bytes, which is all that can be saved.
         let mut traces: Vec<u128> = Vec::new();
         for entry in &self.entries {
@@ -206,11 +255,7 @@ impl Segment {
         }
         write(&mut out, traces.len() as u64);
         traces.iter().for_each(|trace| out.extend_from_slice(&trace.to_le_bytes()));
-        write(&mut out, self.proofs.len() as u64);
-        for proof in &self.proofs {
-            write(&mut out, proof.len() as u64);
-            out.extend_from_slice(proof);
-        }
+        serde_json::to_writer(&mut out, &self.bases)?;
         compressor.pack(&out)
     }
 
@@ -235,11 +280,7 @@ impl Segment {
         for _ in 0..reader.count()? {
             traces.push(u128::from_le_bytes(reader.bytes(16)?.try_into().ok()?));
         }
-        let mut proofs = Vec::new();
-        for _ in 0..reader.u64()? {
-            let length = usize::try_from(reader.u64()?).ok()?;
-            proofs.push(reader.bytes(length)?.to_vec());
-        }
+        let bases: Vec<Evidence> = serde_json::from_slice(reader.rest()).ok()?;
         let mut entries = Vec::with_capacity(count);
         for at in 0..count {
             let number = |column: usize| u32::try_from(columns[column][at]).ok();
@@ -255,12 +296,18 @@ impl Segment {
                 file: number(10)?,
                 line: number(11)?,
                 goroutine: (columns[12][at] != 0).then_some(columns[13][at]),
-                proof: number(14)?,
+                base: number(14)?,
+                moment: Moment { ktime_ns: columns[15][at], cpu: number(16)?, cpu_seq: columns[17][at] },
+                interval: (columns[18][at] != 0).then_some(Interval {
+                    time_ns: columns[19][at],
+                    uncertainty_ns: columns[20][at],
+                    timeline: columns[21][at],
+                }),
                 trace: *traces.get(usize::try_from(indices[at]).ok()?)?,
             });
         }
-        let known = (0..).zip(&proofs).map(|(number, proof)| (hash(proof), number)).collect();
-        Some(Self { entries, proofs, known })
+        let known = (0..).zip(&bases).map(|(number, base)| (base_key(base), number)).collect();
+        Some(Self { entries, bases, known })
     }
 }
 
@@ -269,6 +316,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::order::DomainId;
 
     fn entry(order: u64, arrival: u64) -> Entry {
         Entry {
@@ -284,21 +332,45 @@ mod tests {
             line: 42,
             goroutine: Some(order % 5),
             trace: u128::from(order % 3),
-            proof: 0,
+            ..Entry::default()
         }
+    }
+
+    fn evidence(base: u64, ktime_ns: u64) -> Evidence {
+        Evidence {
+            domain: DomainId(base),
+            moment: Moment { ktime_ns, cpu: 1, cpu_seq: ktime_ns },
+            process: 7,
+            goroutine: Some(3),
+            started: None,
+            received: None,
+            interval: Some(Interval { time_ns: ktime_ns + 5, uncertainty_ns: 10, timeline: 1 }),
+            frontier: Arc::from([]),
+        }
+    }
+
+    fn with_evidence(segment: &mut Segment, mut entry: Entry, base: u64) -> Entry {
+        let evidence = evidence(base, entry.order);
+        segment.set_evidence(&mut entry, &evidence);
+        entry
     }
 
     #[test]
     fn entries_come_back_and_take_little_room() {
         let mut segment = Segment::default();
         for n in 0..MAX_ENTRIES as u64 {
-            let proof = segment.proof(format!("proof {}", n / 100).as_bytes());
-            segment.entries.push(Entry { proof, ..entry(n, 4096 * 7 + n) });
+            let entry = with_evidence(&mut segment, entry(n, 4096 * 7 + n), n / 100);
+            segment.push(entry);
         }
-        assert_eq!(segment.proofs.len(), 3);
+        assert_eq!(segment.bases.len(), 3);
         let packed = segment.pack(&mut block::Compressor::new().unwrap()).unwrap();
         assert!(packed.len() < 8 * MAX_ENTRIES, "{} bytes", packed.len());
-        assert_eq!(Segment::unpack(&packed).unwrap(), segment);
+        let unpacked = Segment::unpack(&packed).unwrap();
+        assert_eq!(unpacked, segment);
+        for entry in &unpacked.entries {
+            let expect = Evidence { goroutine: entry.goroutine, ..evidence(entry.order / 100, entry.order) };
+            assert_eq!(unpacked.evidence(entry), Some(expect));
+        }
         assert!(bloom::may_have(&segment.keys(), trace_key(2)));
         assert!(bloom::may_have(&segment.keys(), goroutine_key(4)));
         assert!(!bloom::may_have(&segment.keys(), goroutine_key(5)));
@@ -320,20 +392,19 @@ mod tests {
     #[test]
     fn a_segment_that_late_entries_made_long_is_cut_and_nothing_is_lost() {
         let mut segment = Segment::default();
-        let proof = segment.proof(b"one");
-        segment.entries.push(Entry { proof, ..entry(1, 1) });
+        let first = with_evidence(&mut segment, entry(1, 1), 1000);
+        segment.push(first);
         for n in 0..2 * MAX_ENTRIES as u64 {
-            let proof = segment.proof(format!("{}", n / 300).as_bytes());
-            segment.insert(Entry { late: true, place: Place(1000, n, 7), proof, ..entry(1, 10 + n) });
+            let entry = with_evidence(&mut segment, entry(1, 10 + n), n / 300);
+            segment.insert(Entry { late: true, place: Place(1000, n, 7), ..entry });
         }
         let whole = segment.clone();
         let behind = segment.split().unwrap();
         assert!(segment.first() < behind.first());
-        let proofs = |segment: &Segment| -> Vec<(u64, Vec<u8>)> {
-            let of = |entry: &Entry| (entry.arrival, segment.proofs[entry.proof as usize].clone());
-            segment.entries.iter().map(of).collect()
+        let all = |segment: &Segment| -> Vec<_> {
+            segment.entries.iter().map(|entry| (entry.arrival, segment.evidence(entry).unwrap())).collect()
         };
-        assert_eq!([proofs(&segment), proofs(&behind)].concat(), proofs(&whole));
+        assert_eq!([all(&segment), all(&behind)].concat(), all(&whole));
         assert_eq!(segment.split(), None);
     }
 

@@ -12,6 +12,7 @@ use riptrace_common::{
 use tempfile::TempDir;
 
 use super::{testing::hit, *};
+use crate::order::{DomainId, Moment};
 
 struct Fixture {
     folder: TempDir,
@@ -52,9 +53,23 @@ fn place(arrivals: impl IntoIterator<Item = u64>, first: u64) -> Vec<Placement> 
         order: rank,
         place: (rank * 100, 0, rank),
         late: false,
-        proof: Arc::from(b"proof".as_slice()),
+        evidence: evidence(arrival),
     };
     (first..).zip(arrivals).map(of).collect()
+}
+
+/// Of a hit of the one host; goroutines take turns.
+fn evidence(arrival: u64) -> Evidence {
+    Evidence {
+        domain: DomainId(1),
+        moment: Moment { ktime_ns: arrival, cpu: 0, cpu_seq: arrival },
+        process: 1,
+        goroutine: None,
+        started: None,
+        received: None,
+        interval: None,
+        frontier: Arc::from([]),
+    }
 }
 
 fn arrivals(taken: &[Taken]) -> Vec<u64> {
@@ -185,7 +200,7 @@ fn a_late_hit_stands_at_its_place() {
         order: 5000,
         place: (at, 1 << 63, 10_000 + arrival),
         late: true,
-        proof: Arc::from(b"late".as_slice()),
+        evidence: evidence(arrival),
     };
     // Behind the third, many behind the tenth, before all, behind all.
     let mut lates = vec![late(taken[1000], 350), late(taken[1001], 50), late(taken[1002], 1_000_000)];
@@ -319,7 +334,7 @@ fn who_follows_gets_each_hit_once_and_each_place_once() {
                 order: 1,
                 place: (150 + *arrival, 5, 1_000_000 + *arrival),
                 late: true,
-                proof: Arc::from([]),
+                evidence: evidence(*arrival),
             });
             fixture.store.place(&late.collect::<Vec<_>>());
         }

@@ -21,6 +21,7 @@ use super::{
     names::Names,
     segment::{Entry, Place, Segment},
 };
+use crate::order::Evidence;
 
 /// Blocks that a reader keeps unpacked.
 const KEPT_BLOCKS: usize = 64;
@@ -96,14 +97,14 @@ impl View<'_> {
         Ok(())
     }
 
-    /// The entry at a place, with its proof.
-    pub(crate) fn entry_at(&self, place: Place) -> Result<Option<(Entry, Vec<u8>)>, StoreError> {
+    /// The entry at a place, with its evidence.
+    pub(crate) fn entry_at(&self, place: Place) -> Result<Option<(Entry, Option<Evidence>)>, StoreError> {
         let mut found = None;
         self.segments_from(place, |_, unpack| {
             let segment = unpack()?;
             if let Ok(at) = segment.entries.binary_search_by_key(&place, |entry| entry.place) {
                 let entry = segment.entries[at];
-                found = Some((entry, segment.proofs.get(entry.proof as usize).cloned().unwrap_or_default()));
+                found = Some((entry, segment.evidence(&entry)));
             }
             Ok(false)
         })?;
@@ -112,9 +113,9 @@ impl View<'_> {
 
     /// The chain of hits behind the one at a place.
     pub(crate) fn chain_behind(&mut self, place: Place) -> Result<Chain, StoreError> {
-        let Some((entry, proof)) = self.entry_at(place)? else { return Ok(Chain::default()) };
+        let Some((entry, evidence)) = self.entry_at(place)? else { return Ok(Chain::default()) };
         let hit = self.hit(entry.arrival)?;
-        Ok(hit.map(|(_, hit)| Chain::behind(hit, &proof)).unwrap_or_default())
+        Ok(hit.map(|(_, hit)| Chain::behind(hit, evidence)).unwrap_or_default())
     }
 
     /// The last place of the session that is final and not a late hit's.
