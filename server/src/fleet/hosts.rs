@@ -337,6 +337,8 @@ mod tests {
             generations: Vec::new(),
             profile_revision: 1,
             hits: 0,
+            emitted: 0,
+            state_revision: 0,
             published: 0,
             losses: Losses::default(),
             queued: 0,
