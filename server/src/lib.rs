@@ -1,6 +1,7 @@
 //! RipTrace's central server: it tells agents what to trace, collects their hits, puts them into one strict order,
 //! keeps and shows them.
 
+pub mod accounting;
 pub mod api;
 pub mod audit;
 pub mod broker;

@@ -40,10 +40,17 @@ pub fn text(fleet: &Fleet, store: &Store, following: usize) -> String {
             ("queue_full", losses.queue_full),
             ("refused", losses.refused),
             ("undecodable", losses.undecodable),
+            ("unknown", losses.unknown),
         ] {
             page.value("riptrace_host_lost_total", &[("host", &host.facts.host), ("where", place)], count);
         }
     }
+    page.figure(
+        "riptrace_messages_malformed_total",
+        "counter",
+        "Messages of agents and servers that could not be used, since this server's start",
+    );
+    page.value("riptrace_messages_malformed_total", &[], fleet.malformed_count());
     page.figure("riptrace_host_tracepoints", "gauge", "Tracepoints that a host holds");
     for host in &hosts {
         page.value("riptrace_host_tracepoints", &[("host", &host.facts.host)], host.tracepoints);

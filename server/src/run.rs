@@ -173,10 +173,11 @@ fn serve(
     })
 }
 
-/// Removes what is older, or more, than is to be kept; for ever.
+/// Removes what is older, or more, than is to be kept, and forgets hosts that are gone; for ever.
 async fn retain(fleet: Arc<Fleet>, store: Store) {
     loop {
         tokio::time::sleep(RETAIN_PERIOD).await;
+        fleet.forget_hosts();
         let store = store.clone();
         match tokio::task::spawn_blocking(move || store.retain()).await {
             Ok(Ok(removed)) if removed.hits > 0 => {

@@ -65,7 +65,7 @@ fn table(hosts: &[Host]) -> String {
     ]);
     for host in hosts {
         let losses = &host.losses;
-        let lost = losses.ring_full + losses.queue_full + losses.refused + losses.undecodable;
+        let lost = losses.total();
         let clock =
             host.clock.map_or_else(|| "unknown".to_owned(), |clock| milliseconds(clock.uncertainty_ns));
         table.add_row([

@@ -234,12 +234,12 @@ fn shown(status: &SessionStatus) -> String {
         }
     }
     let losses = &status.losses;
-    let lost = losses.ring_full + losses.queue_full + losses.refused + losses.undecodable;
+    let lost = losses.total();
     if lost > 0 {
         out.push_str(&format!(
             "lost: {} with the kernel's ring full, {} with the agent's queue full, {} refused by the broker, {} not \
-             decodable\n",
-            losses.ring_full, losses.queue_full, losses.refused, losses.undecodable
+             decodable, {} nobody knows where\n",
+            losses.ring_full, losses.queue_full, losses.refused, losses.undecodable, losses.unknown
         ));
     }
     for contradiction in &status.contradictions {

@@ -221,6 +221,6 @@ fn summary(status: &SessionStatus) -> String {
     let hits: u64 =
         status.hosts.iter().filter_map(|host| host.state.as_ref()).map(|state| state.stats.hits).sum();
     let losses = &status.losses;
-    let lost = losses.ring_full + losses.queue_full + losses.refused + losses.undecodable;
+    let lost = losses.total();
     format!("hits {hits}, stored {}, lost {lost}; on {} hosts\n", status.stored, status.hosts.len())
 }

@@ -107,6 +107,20 @@ pub struct Losses {
     pub refused: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
+    /// Nobody knows where: an agent that was killed, messages that the stream let go before they were read.
+    #[serde(default)]
+    pub unknown: u64,
+}
+
+impl Losses {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let Self { ring_full, queue_full, refused, undecodable, unknown } = self;
+        [ring_full, queue_full, refused, undecodable, unknown]
+            .into_iter()
+            .fold(0, |sum, part| sum.saturating_add(*part))
+    }
 }
 
 /// What the pinned counters say of a run of the agent that was killed.

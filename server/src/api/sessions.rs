@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Api, Caller, error::Refused};
+use crate::accounting;
 
 /// An object without fields: it is done.
 #[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
@@ -66,8 +67,9 @@ pub(super) async fn create(
 pub(super) async fn status(api: &Arc<Api>, id: &SessionId) -> Result<SessionStatus, Refused> {
     let mut status = api.fleet.session(id).await?;
     let session = id.clone();
-    let counts = api.read(move |api| Ok(api.store.counts(&session))).await?;
+    let (counts, agents) = api.read(move |api| Ok((api.store.counts(&session), api.store.agents()))).await?;
     status.stored = counts.stored;
+    status.losses = accounting::losses(&counts.tracepoints, &agents, |agent| api.fleet.is_over(agent));
     status.watermark_ns = status.watermark_ns.max(api.store.watermark_ns());
     Ok(status)
 }

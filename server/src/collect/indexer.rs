@@ -124,6 +124,7 @@ impl Indexer {
             indexer.sequencer = Sequencer::resume(order, Limits::default());
             indexer.trace_ids = trace_ids;
             indexer.known_until = position;
+            indexer.fleet.set_contradictions(contradictions.clone());
             indexer.contradictions.last = contradictions;
         }
         Ok(indexer)
@@ -207,7 +208,10 @@ impl Indexer {
         if early > 0 {
             tracing::warn!(early, "hits became final before the watermark: too many were waiting");
         }
-        self.contradictions.add(contradictions);
+        if !contradictions.is_empty() {
+            self.contradictions.add(contradictions);
+            self.fleet.set_contradictions(self.contradictions.last.clone());
+        }
         let placements: Vec<Placement> = placed
             .into_iter()
             .filter_map(|placed| {

@@ -11,7 +11,7 @@ use riptrace_common::wire::{
 };
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{Fleet, hosts::Run};
+use super::{Fleet, State, hosts::Run};
 use crate::watermark::Progress;
 
 /// Profiles that are asked for at once.
@@ -120,6 +120,15 @@ impl Fleet {
             })
         });
         runs.collect()
+    }
+
+    /// Forgets hosts that were not heard of for a long time, and what they said.
+    pub fn forget_hosts(&self) {
+        let now = self.now();
+        let mut state = self.state();
+        let State { hosts, reports, .. } = &mut *state;
+        hosts.forget(now);
+        reports.retain(|host, _| hosts.get(host).is_some());
     }
 
     /// Counts and reports a message that could not be used.

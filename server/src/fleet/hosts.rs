@@ -160,9 +160,9 @@ impl Hosts {
     /// There are too many hosts.
     pub fn heartbeat(&mut self, heartbeat: Heartbeat, now: Moment) -> Result<(), String> {
         if !self.hosts.contains_key(&heartbeat.host) {
-            self.hosts.retain(|_, entry| {
-                entry.run().is_some_and(|run| now.mono_ns.saturating_sub(run.last.mono_ns) < FORGOTTEN_NS)
-            });
+            if self.hosts.len() >= MAX_HOSTS {
+                self.forget(now);
+            }
             if self.hosts.len() >= MAX_HOSTS {
                 return Err(format!(
                     "there are {MAX_HOSTS} hosts already; {:?} is not taken",
@@ -201,6 +201,13 @@ impl Hosts {
             }
         }
         Ok(())
+    }
+
+    /// Forgets hosts that were not heard of for a long time.
+    pub fn forget(&mut self, now: Moment) {
+        self.hosts.retain(|_, entry| {
+            entry.run().is_some_and(|run| now.mono_ns.saturating_sub(run.last.mono_ns) < FORGOTTEN_NS)
+        });
     }
 
     /// Whether a host's profile is to be asked for now; it is taken as asked for then.

@@ -10,8 +10,9 @@ use std::{
     time::Instant,
 };
 
+use async_nats::connection::State::Connected;
 use riptrace_common::{
-    id::{SessionId, TracepointId},
+    id::{AgentId, SessionId, TracepointId},
     wire::{
         api::{
             ChangeTracepoint, ClockState, Host, HostTracepoint, Kill, Killed, Live, NewSession,
@@ -69,6 +70,8 @@ struct State {
     cleared: BTreeMap<String, Cleared>,
     reports: BTreeMap<String, Report>,
     clocks: ClockState,
+    /// What the order found that contradicts itself, the latest ones.
+    contradictions: Vec<String>,
     /// Messages that could not be used.
     malformed: u64,
     /// What does not work at the moment, by the part that says so.
@@ -180,6 +183,19 @@ impl Fleet {
         });
     }
 
+    /// Takes over what the order found that contradicts itself.
+    pub fn set_contradictions(&self, contradictions: Vec<String>) {
+        self.state().contradictions = contradictions;
+    }
+
+    /// Whether an agent's run has ended, as far as can be seen: nothing more comes of it.
+    #[must_use]
+    pub fn is_over(&self, agent: &AgentId) -> bool {
+        let now = self.now();
+        // Who has just started has not heard of everyone.
+        now.mono_ns > hosts::SILENCE_NS && !self.state().hosts.run(agent).is_some_and(|run| run.is_alive(now))
+    }
+
     /// Says that a part of the server does not work, or works again.
     pub fn set_problem(&self, part: &'static str, problem: Option<String>) {
         let mut state = self.state();
@@ -203,8 +219,9 @@ impl Fleet {
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let state = self.state();
-        let no_broker = self.nats.get().is_none().then(|| "there is no broker yet".to_owned());
-        no_broker.into_iter().chain(state.problems.values().cloned()).collect()
+        let is_away = self.nats.get().is_some_and(|nats| nats.client.connection_state() != Connected);
+        let away = is_away.then(|| "the broker is away; it is connected to again and again".to_owned());
+        away.into_iter().chain(state.problems.values().cloned()).collect()
     }
 
     /// The session of a tracepoint.
@@ -262,7 +279,7 @@ impl Fleet {
             stored: 0,
             losses: riptrace_common::wire::batch::Losses::default(),
             watermark_ns: state.clocks.watermark_ns,
-            contradictions: Vec::new(),
+            contradictions: state.contradictions.clone(),
         })
     }
 
