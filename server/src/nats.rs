@@ -67,6 +67,9 @@ pub async fn connect(url: &str, access: &Access, name: &str) -> anyhow::Result<C
                 other => tracing::warn!(event = %other, "the broker's connection"),
             }
         });
+    if access.tls_required {
+        options = options.require_tls(true);
+    }
     if let Some(path) = &access.credentials {
         let read = options.credentials_file(path).await;
         options =

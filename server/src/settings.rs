@@ -48,8 +48,8 @@ pub struct Given {
     #[arg(long, env = "RIPTRACE_NATS", value_name = "URL")]
     pub nats: Option<String>,
     /// The broker's credentials file (`.creds`).
-    #[arg(long, env = "RIPTRACE_NATS_CREDENTIALS", value_name = "FILE")]
-    pub nats_credentials: Option<PathBuf>,
+    #[arg(long, env = "RIPTRACE_NATS_CREDS", value_name = "FILE")]
+    pub nats_creds: Option<PathBuf>,
     /// A file with the seed of an NKEY.
     #[arg(long, env = "RIPTRACE_NATS_NKEY", value_name = "FILE")]
     pub nats_nkey: Option<PathBuf>,
@@ -60,14 +60,17 @@ pub struct Given {
     #[arg(long, env = "RIPTRACE_NATS_PASSWORD", value_name = "TEXT", hide_env_values = true)]
     pub nats_password: Option<String>,
     /// Certificates of the authorities that the broker's certificate may be signed by (PEM).
-    #[arg(long, env = "RIPTRACE_NATS_CA", value_name = "FILE")]
-    pub nats_ca: Option<PathBuf>,
+    #[arg(long, env = "RIPTRACE_NATS_TLS_CA", value_name = "FILE")]
+    pub nats_tls_ca: Option<PathBuf>,
     /// The client's certificate (PEM).
-    #[arg(long, env = "RIPTRACE_NATS_CERTIFICATE", value_name = "FILE", requires = "nats_key")]
-    pub nats_certificate: Option<PathBuf>,
+    #[arg(long, env = "RIPTRACE_NATS_TLS_CERT", value_name = "FILE", requires = "nats_tls_key")]
+    pub nats_tls_cert: Option<PathBuf>,
     /// The client certificate's key (PEM).
-    #[arg(long, env = "RIPTRACE_NATS_KEY", value_name = "FILE", requires = "nats_certificate")]
-    pub nats_key: Option<PathBuf>,
+    #[arg(long, env = "RIPTRACE_NATS_TLS_KEY", value_name = "FILE", requires = "nats_tls_cert")]
+    pub nats_tls_key: Option<PathBuf>,
+    /// Refuse a connection without TLS.
+    #[arg(long, env = "RIPTRACE_NATS_TLS_REQUIRED")]
+    pub nats_tls_required: bool,
     /// Port of the private broker on the loopback address; without it the one it had before, or a free one.
     #[arg(long, env = "RIPTRACE_NATS_PORT", value_name = "PORT")]
     pub nats_port: Option<u16>,
@@ -116,6 +119,8 @@ pub struct Access {
     pub ca: Option<PathBuf>,
     /// The client's certificate and its key.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// No connection without TLS.
+    pub tls_required: bool,
 }
 
 /// Which broker.
@@ -232,11 +237,12 @@ impl Settings {
             }
         };
         let access = Access {
-            credentials: given.nats_credentials,
+            credentials: given.nats_creds,
             nkey: given.nats_nkey,
             user,
-            ca: given.nats_ca,
-            certificate: given.nats_certificate.zip(given.nats_key),
+            ca: given.nats_tls_ca,
+            certificate: given.nats_tls_cert.zip(given.nats_tls_key),
+            tls_required: given.nats_tls_required,
         };
         let broker = match given.nats.filter(|url| !url.is_empty()) {
             Some(url) => Broker::At { url, access },
@@ -283,13 +289,14 @@ impl Given {
     fn or(self, other: Self) -> Self {
         Self {
             nats: self.nats.or(other.nats),
-            nats_credentials: self.nats_credentials.or(other.nats_credentials),
+            nats_creds: self.nats_creds.or(other.nats_creds),
             nats_nkey: self.nats_nkey.or(other.nats_nkey),
             nats_user: self.nats_user.or(other.nats_user),
             nats_password: self.nats_password.or(other.nats_password),
-            nats_ca: self.nats_ca.or(other.nats_ca),
-            nats_certificate: self.nats_certificate.or(other.nats_certificate),
-            nats_key: self.nats_key.or(other.nats_key),
+            nats_tls_ca: self.nats_tls_ca.or(other.nats_tls_ca),
+            nats_tls_cert: self.nats_tls_cert.or(other.nats_tls_cert),
+            nats_tls_key: self.nats_tls_key.or(other.nats_tls_key),
+            nats_tls_required: self.nats_tls_required || other.nats_tls_required,
             nats_port: self.nats_port.or(other.nats_port),
             prefix: self.prefix.or(other.prefix),
             data: self.data.or(other.data),
@@ -471,7 +478,7 @@ mod tests {
     fn contradictions_are_named() {
         for (arguments, word) in [
             (&["--nats-user", "a"][..], "--nats-password"),
-            (&["--nats-credentials", "/x"], "--nats URL"),
+            (&["--nats-creds", "/x"], "--nats URL"),
             (&["--prefix", "a..b"], "prefix"),
         ] {
             let text = check(parse(arguments)).unwrap_err();

@@ -95,6 +95,27 @@ impl Folder {
     pub fn path(&self) -> &Path {
         self.0.path()
     }
+
+    /// The process of a server's private broker, which outlives a server that is killed.
+    #[must_use]
+    pub fn broker(&self, server: &str) -> Option<u32> {
+        let folder = self.path().join(server).join("nats");
+        let pid: u32 = std::fs::read_to_string(folder.join("nats.pid")).ok()?.trim().parse().ok()?;
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        // The number may be another process's by now.
+        String::from_utf8_lossy(&arguments).contains(folder.to_str()?).then_some(pid)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let entries = std::fs::read_dir(self.path()).into_iter().flatten().flatten();
+        for entry in entries {
+            if let Some(pid) = entry.file_name().to_str().and_then(|name| self.broker(name)) {
+                let _ = send_signal(pid, libc::SIGKILL);
+            }
+        }
+    }
 }
 
 /// A running server.

@@ -152,6 +152,7 @@ impl Heart {
                 queue_full: standing.losses.queue_full,
                 refused: standing.losses.refused,
                 undecodable: totals.losses.undecodable,
+                ..Losses::default()
             },
             queued: standing.queued,
             cpu_ns,

@@ -3,11 +3,14 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use riptrace_common::wire::{
-    batch::Heartbeat,
-    message,
-    profile::{Profile, ProfileRequest},
-    subject::{Endpoint, Parsed},
+use riptrace_common::{
+    id::AgentId,
+    wire::{
+        batch::Heartbeat,
+        message,
+        profile::{Profile, ProfileRequest},
+        subject::{Endpoint, Parsed},
+    },
 };
 use tokio::sync::{Semaphore, mpsc};
 
@@ -60,10 +63,16 @@ async fn listen_once(
         let now = fleet.now();
         let wants_profile = {
             let mut state = fleet.state();
+            let before = state.hosts.get(&host).and_then(|entry| entry.run()).map(state_of);
+            let is_news = before != Some((heartbeat.agent.clone(), heartbeat.state_revision));
             if let Err(problem) = state.hosts.heartbeat(heartbeat, now) {
                 drop(state);
                 fleet.malformed(&problem);
                 continue;
+            }
+            if is_news {
+                state.stale(&host);
+                fleet.wake.notify_one();
             }
             state.hosts.wants_profile(&host, now)
         };
@@ -80,6 +89,10 @@ async fn listen_once(
         }
     }
     anyhow::bail!("the subscription ended")
+}
+
+fn state_of(run: &Run) -> (AgentId, u64) {
+    (run.heartbeat.agent.clone(), run.heartbeat.state_revision)
 }
 
 impl Fleet {

@@ -13,7 +13,7 @@ use riptrace_common::{
     },
 };
 
-use super::Fleet;
+use super::{Fleet, State};
 use crate::reconcile;
 
 /// A report that is older than this is asked for anew before it is shown.
@@ -55,6 +55,14 @@ impl Report {
     pub(super) fn error_of(&self, id: &TracepointId) -> Option<String> {
         let refused = self.refused.get(id).map(|refusal| refusal.error.text.clone());
         refused.or_else(|| self.unreachable.clone())
+    }
+}
+
+impl State {
+    pub(super) fn stale(&mut self, host: &str) {
+        if let Some(report) = self.reports.get_mut(host) {
+            report.is_stale = true;
+        }
     }
 }
 
@@ -129,10 +137,8 @@ impl Fleet {
 
     /// Notes that what became of a host's tracepoints changed.
     pub fn report_is_stale(&self, host: &str) {
-        if let Some(report) = self.state().reports.get_mut(host) {
-            report.is_stale = true;
-            self.wake.notify_one();
-        }
+        self.state().stale(host);
+        self.wake.notify_one();
     }
 
     fn tell_state(&self, host: &str, told: TracepointState) {
