@@ -113,6 +113,7 @@ fn run(version: &Version, mode: Mode) {
             returns: false,
             arguments_only: false,
             sites: riptrace_agent::trace::SiteChoice::Best,
+            edge: None,
             limits: CaptureLimits::default(),
         };
         match planner.plan(image, &wanted) {

@@ -60,6 +60,7 @@ fn wanted(location: &str, returns: bool) -> Wanted {
         globals: false,
         returns,
         sites: SiteChoice::default(),
+        edge: None,
         arguments_only: false,
         limits: CaptureLimits { max_depth: 6, ..CaptureLimits::default() },
     }

@@ -130,6 +130,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         arguments_only: false,
         limits: CaptureLimits::default(),
         sites: SiteChoice::of_flag(arguments.at_line_start),
+        edge: None,
     };
     let rules = arguments.redaction.rules()?;
     let progress = Progress::start();

@@ -153,6 +153,7 @@ fn row(image: &Image, file: &str, line: u32) -> Row {
                 arguments_only: false,
                 limits: CaptureLimits::default(),
                 sites: SiteChoice::Best,
+                edge: None,
             };
             plan_alone(image, &wanted).map_err(|error| error.to_string())
         });

@@ -141,6 +141,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             arguments_only: false,
             limits: arguments.options.limits(),
             sites: SiteChoice::of_flag(arguments.options.at_line_start),
+            edge: None,
         })
         .collect();
     let progress = Progress::start();

@@ -216,8 +216,8 @@ impl Tracer {
         Ok(Stats {
             tracepoint: Arc::clone(&armed.id),
             hits: counters.hits,
-            emitted: counters.emitted.saturating_sub(armed.discarded),
-            filtered: counters.filtered,
+            emitted: counters.emitted.saturating_sub(armed.discarded + armed.not_edges),
+            filtered: counters.filtered + armed.not_edges,
             throttled: counters.throttled,
             dropped: counters.dropped + armed.discarded,
             failed: counters.failed,

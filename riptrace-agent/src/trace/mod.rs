@@ -6,6 +6,8 @@
 
 pub mod budget;
 mod closures;
+pub mod edges;
+mod host;
 pub mod host;
 mod image;
 mod kernel_facts;
@@ -40,6 +42,7 @@ use riptrace_common::{
 
 use self::{
     budget::{Budget, Level},
+    edges::Edges,
     order::{Reorder, Taken},
     processes::Processes,
     stacks::{Found, Stacks},
@@ -145,6 +148,8 @@ struct Armed {
     undecodable: u64,
     /// Records that were taken from the ring and thrown away.
     discarded: u64,
+    /// Hits of a built-in tracepoint that were no edges.
+    not_edges: u64,
     /// Records whose stack was not known.
     stacks_unavailable: u64,
     /// It follows calls to their end.
@@ -177,6 +182,7 @@ pub struct Tracer {
     host: HostFacts,
     waiting: Reorder,
     stacks: Stacks,
+    edges: Edges,
     /// When the latest hit began that was taken from the ring.
     newest_ns: u64,
     /// Every hit that began before this was handed over.
@@ -218,6 +224,7 @@ impl Tracer {
             host: host::facts(),
             waiting: Reorder::default(),
             stacks,
+            edges: Edges::default(),
             newest_ns: 0,
             complete_until_ns: 0,
             batch: Vec::new(),
@@ -342,6 +349,7 @@ impl Tracer {
                         wanted: request.wanted,
                         undecodable: 0,
                         discarded: 0,
+                        not_edges: 0,
                         stacks_unavailable: 0,
                         has_calls,
                     },
@@ -514,7 +522,7 @@ impl Tracer {
                 return Some(Event::Error(ErrorEvent { tracepoint: None, message: error.to_string() }));
             }
         };
-        let Self { sites, armed, images, registry, processes, host, .. } = self;
+        let Self { sites, armed, images, registry, processes, host, edges, .. } = self;
         let tracepoint = armed.get_mut(&header.tracepoint)?;
         let site = sites.get(&header.site).filter(|site| site.generation == header.generation);
         let known = images.get(tracepoint.image.0);
@@ -545,6 +553,12 @@ impl Tracer {
             Ok(mut decoded) => {
                 if let Some(outputs) = &site.plan.outputs {
                     outputs::apply(outputs, &mut decoded.hit);
+                }
+                if let Some(built_in) = tracepoint.wanted.edge
+                    && !edges.apply(built_in, header.tracepoint, &mut decoded.hit, decoded.span)
+                {
+                    tracepoint.not_edges += 1;
+                    return None;
                 }
                 self.learn(header.tracepoint, &decoded.unknown_types, &decoded.unknown_code);
                 Some(Event::Hit(Box::new(decoded.hit)))
@@ -597,6 +611,7 @@ impl Tracer {
     pub fn remove(&mut self, id: TracepointId, reason: DetachReason) -> Result<Option<Detached>, ProbeError> {
         self.stop(id)?;
         self.kernel.remove_tracepoint(id.0)?;
+        self.edges.forget(id.0);
         Ok(self.armed.remove(&id.0).map(|armed| Detached {
             reason: if armed.level == Level::Detached { DetachReason::Budget } else { reason },
             tracepoint: armed.id,

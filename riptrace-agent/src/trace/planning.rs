@@ -11,6 +11,7 @@ use riptrace_common::wire::event::{Location, Role, Trigger};
 
 use super::{
     Image,
+    edges::BuiltIn,
     outputs::{self, Expressions},
     proofs::Proofs,
     results,
@@ -72,6 +73,8 @@ pub struct Wanted {
     pub limits: CaptureLimits,
     /// Which instruction of a line is armed.
     pub sites: SiteChoice,
+    /// Its hits are edges (`edges::requests`), and those that are none are filtered.
+    pub edge: Option<&'static BuiltIn>,
 }
 
 /// Which instruction of a line is armed.
@@ -298,6 +301,8 @@ fn plan_one(
     let globals = || debug.globals(package);
     // The plan of the arguments alone is for the same address.
     let mut captures = wanted.captures.clone();
+    // A result without a name is there only when the call ends; nobody can ask for it by name.
+    captures.retain(|capture| !capture.variable.starts_with('~'));
     let mut computed = None;
     // A plan of arguments only shows what it can of the operands.
     if !wanted.expressions.is_empty() && !wanted.arguments_only {

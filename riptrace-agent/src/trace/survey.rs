@@ -76,6 +76,7 @@ impl Survey {
             arguments_only: false,
             limits: CaptureLimits::default(),
             sites: SiteChoice::Best,
+            edge: None,
         };
         let mut taken: BTreeSet<u64> = found.sites.iter().map(|site| site.link_address).collect();
         for site in &found.sites {

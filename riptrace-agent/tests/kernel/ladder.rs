@@ -31,6 +31,7 @@ fn each_step_captures_less() {
         arguments_only: false,
         returns: false,
         sites: riptrace_agent::trace::SiteChoice::Best,
+        edge: None,
         limits: CaptureLimits::default(),
     };
     let planned = planner.plan(image, &wanted).unwrap();

@@ -134,6 +134,7 @@ fn every_hit_has_its_stack() {
             arguments_only: false,
             returns: false,
             sites: SiteChoice::Best,
+            edge: None,
             limits: CaptureLimits::default(),
         };
         let plans = planner.plan(image, &wanted).unwrap().plans;
