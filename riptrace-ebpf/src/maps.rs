@@ -13,6 +13,7 @@ use riptrace_common::abi::{
     condition::{Block, MAX_BLOCKS, MAX_CONDITION_OPS, Op, WORDS},
     context::{ContextPlan, MAX_CONTEXT_PLANS},
     limits,
+    names::Name,
     program::{
         CallSet, CallState, Costs, Counters, Dynamic, DynamicKey, Image, ProcessKey, Site, Slot, State,
         Table, Tracepoint, Type, Window,
@@ -30,6 +31,9 @@ pub(crate) static TRACEPOINTS: Array<Tracepoint> = Array::with_max_entries(limit
 pub(crate) static STATES: Array<State> = Array::with_max_entries(limits::MAX_TRACEPOINTS, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(limits::MAX_TRACEPOINTS, 0);
+/// Sized and written by the agent if it pins the counters; nothing here reads it.
+#[map]
+pub(crate) static NAMES: Array<Name> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static COSTS: PerCpuArray<Costs> = PerCpuArray::with_max_entries(limits::MAX_TRACEPOINTS, 0);
 /// By site index.

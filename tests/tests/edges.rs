@@ -114,7 +114,9 @@ fn messages_are_seen_where_they_leave_and_where_they_enter() {
         let edge = hit.edge.as_ref().unwrap();
         assert!(hit.variables.is_empty());
         assert_eq!(&edge.traceparent[3..35], &**hit.trace_id.as_ref().unwrap());
-        seen.entry((hit.pid, &hit.tracepoint, edge.direction)).or_default().push(edge.traceparent.to_string());
+        seen.entry((hit.pid, &hit.tracepoint, edge.direction))
+            .or_default()
+            .push(edge.traceparent.to_string());
         seqs.entry(&hit.tracepoint).or_default().push(hit.seq);
     }
     for all in seen.values_mut() {

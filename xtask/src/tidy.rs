@@ -45,6 +45,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("riptrace-agent/src/binary/executable.rs", "memory-mapping files"),
     ("riptrace-agent/src/binary/process.rs", "`sysconf`"),
     ("riptrace-agent/src/probe/load.rs", "`setrlimit`"),
+    ("riptrace-agent/src/probe/pins.rs", "mounting a BPF file system, and telling what a folder is in"),
     ("riptrace-agent/src/probe/map.rs", "batch updates of BPF maps, which aya does not have"),
     ("riptrace-agent/src/trace/host.rs", "the clocks and the local time zone"),
     (

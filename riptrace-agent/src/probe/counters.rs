@@ -1,7 +1,10 @@
 //! What the kernel side counted.
 
 use aya::maps::PerCpuValues;
-use riptrace_common::abi::program::{COST_BUCKETS, CallState, Costs, Counters, State};
+use riptrace_common::abi::{
+    names::Name,
+    program::{COST_BUCKETS, CallState, Costs, Counters, State},
+};
 
 use super::{Kernel, ProbeError, features, map, map_error, unknown};
 
@@ -29,16 +32,19 @@ impl Kernel {
         }
         let per_cpu =
             self.counters.get(&index, 0).map_err(|error| map_error("reading", "COUNTERS", &error))?;
-        Ok(per_cpu.iter().fold(Counters::default(), |sum, one| Counters {
-            hits: sum.hits + one.hits,
-            emitted: sum.emitted + one.emitted,
-            filtered: sum.filtered + one.filtered,
-            throttled: sum.throttled + one.throttled,
-            dropped: sum.dropped + one.dropped,
-            failed: sum.failed + one.failed,
-            run_ns: sum.run_ns + one.run_ns,
-            would_capture: sum.would_capture + one.would_capture,
-        }))
+        Ok(sum(&per_cpu))
+    }
+
+    /// Names a tracepoint, for whoever reads the counters if this process is killed. Without effect if they are not pinned.
+    pub fn name_tracepoint(&mut self, index: u32, id: &str) -> Result<(), ProbeError> {
+        self.write_name(index, Name::new(id))
+    }
+
+    pub(super) fn write_name(&mut self, index: u32, name: Name) -> Result<(), ProbeError> {
+        if self.pinned.is_none() {
+            return Ok(());
+        }
+        map::write(&self.names, "NAMES", &[index], &[name])
     }
 
     /// How often a capture of the tracepoint took how long.
@@ -62,4 +68,18 @@ impl Kernel {
     pub fn state(&self, index: u32) -> Result<State, ProbeError> {
         self.states.get(&index, 0).map_err(|error| map_error("reading", "STATES", &error))
     }
+}
+
+/// Over all CPUs.
+pub(super) fn sum(per_cpu: &PerCpuValues<Counters>) -> Counters {
+    per_cpu.iter().fold(Counters::default(), |sum, one| Counters {
+        hits: sum.hits + one.hits,
+        emitted: sum.emitted + one.emitted,
+        filtered: sum.filtered + one.filtered,
+        throttled: sum.throttled + one.throttled,
+        dropped: sum.dropped + one.dropped,
+        failed: sum.failed + one.failed,
+        run_ns: sum.run_ns + one.run_ns,
+        would_capture: sum.would_capture + one.would_capture,
+    })
 }

@@ -119,6 +119,9 @@ pub enum ProbeError {
         /// Why, with what to do where it is known.
         reason: String,
     },
+    /// The counters could not be pinned.
+    #[error(transparent)]
+    Pins(#[from] super::pins::PinsError),
     /// The ring buffer was handed out before.
     #[error("the ring buffer already has a reader")]
     RingTaken,

@@ -44,6 +44,7 @@ pub(super) fn object(options: &KernelOptions) -> Result<Ebpf, ProbeError> {
     for map in PER_TRACEPOINT {
         loader.map_max_entries(map, options.max_tracepoints);
     }
+    loader.map_max_entries("NAMES", if options.pins.is_some() { options.max_tracepoints } else { 1 });
     loader
         .override_global("CPUS", &cpus, true)
         .override_global("SCRATCH_PER_CPU", &scratch_per_cpu, true)
@@ -125,6 +126,20 @@ pub(super) fn raise_memlock_limit() {
     if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) } != 0 {
         tracing::debug!(error = %io::Error::last_os_error(), "could not raise RLIMIT_MEMLOCK");
     }
+}
+
+/// Hands a program over again when the verifier was interrupted: it gives up with EAGAIN as soon as a signal waits for the
+/// thread, and a busy machine makes that likely (kernel/bpf/verifier.c, `do_check`; libbpf does the same).
+pub(super) fn until_decided(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const ATTEMPTS: usize = 5;
+    for _ in 1..ATTEMPTS {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            decided => return decided,
+        }
+    }
+    load()
 }
 
 /// Tells "not permitted" from "not possible".

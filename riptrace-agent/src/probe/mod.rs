@@ -1,7 +1,8 @@
 //! The kernel side, as the agent sees it: loaded programs, what they are told, where they are attached.
 //!
 //! Takes plans (`plan`) and executables' file offsets; gives a [`crate::ring::RingReader`] with the hits' records, and
-//! counters. This module and `ring` are the only users of aya. Nothing is pinned: all of it ends with the process.
+//! counters. This module and `ring` are the only users of aya. All of it ends with the process; only counters are pinned, and
+//! only if that is asked for ([`pins`]).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,6 +17,7 @@ use riptrace_common::abi::{
     condition::{Block, Op},
     context::ContextPlan,
     limits,
+    names::Name,
     program::{
         CALL_ENTRY, CALL_GOEXIT, CALL_NONE, CALL_RECOVERY, CALL_RETURN, CallState, Costs, Counters, Dynamic,
         DynamicKey, Image, MAX_ALLOWED_KEY_BYTES, NO_REDUCED_SITE, ProcessKey, SITE_ENABLED, SITE_HAS_CFA,
@@ -42,6 +44,7 @@ mod error;
 mod features;
 mod load;
 mod map;
+pub mod pins;
 mod registry;
 pub mod watch;
 
@@ -80,6 +83,8 @@ pub struct KernelOptions {
     pub calls: bool,
     /// Sites copy what their plans know beforehand without a scan (`abi::program::Table`); false for tests.
     pub use_tables: bool,
+    /// Where the counters are pinned, so that they outlive this process if it is killed.
+    pub pins: Option<pins::Pins>,
     /// What the verifier is asked to say.
     pub verifier_log: VerifierLogLevel,
 }
@@ -97,6 +102,7 @@ impl Default for KernelOptions {
             conditions: true,
             calls: true,
             use_tables: true,
+            pins: None,
             verifier_log: load::DEFAULT_VERIFIER_LOG,
         }
     }
@@ -145,6 +151,8 @@ pub struct Kernel {
     states: Array<MapData, State>,
     call_states: Array<MapData, CallState>,
     counters: PerCpuArray<MapData, Counters>,
+    names: Array<MapData, Name>,
+    pinned: Option<pins::Pinned>,
     costs: PerCpuArray<MapData, Costs>,
     reduced: Array<MapData, u32>,
     sent_stacks: Array<MapData, u64>,
@@ -186,12 +194,18 @@ impl Kernel {
         let multi = !options.force_single_links && features::uprobe_multi().is_yes();
         let multi_process_scope = multi && features::uprobe_multi_process_scope().is_yes();
         let program = load::program_name(multi, options);
-        attach::program(&mut ebpf, program)?.load().map_err(|error| load::refused("the program", error))?;
+        let loading = attach::program(&mut ebpf, program)?;
+        load::until_decided(|| loading.load()).map_err(|error| load::refused("the program", error))?;
+        let counters = take(&mut ebpf, "COUNTERS")?;
+        let names = take(&mut ebpf, "NAMES")?;
+        let pinned = options.pins.as_ref().map(|pins| pins.pin(&counters, &names)).transpose()?;
         let mut kernel = Self {
             sites: array(&mut ebpf, "SITES")?,
             tracepoints: array(&mut ebpf, "TRACEPOINTS")?,
             states: array(&mut ebpf, "STATES")?,
-            counters: take(&mut ebpf, "COUNTERS")?.try_into().map_err(|error| bad_map("COUNTERS", &error))?,
+            counters: counters.try_into().map_err(|error| bad_map("COUNTERS", &error))?,
+            names: names.try_into().map_err(|error| bad_map("NAMES", &error))?,
+            pinned,
             call_states: array(&mut ebpf, "CALL_STATES")?,
             costs: take(&mut ebpf, "COSTS")?.try_into().map_err(|error| bad_map("COSTS", &error))?,
             reduced: array(&mut ebpf, "REDUCED")?,
@@ -624,6 +638,7 @@ impl Kernel {
         self.remove_sites(&sites)?;
         self.write_processes(index, &[])?;
         map::write(&self.tracepoints, "TRACEPOINTS", &[index], &[Tracepoint::default()])?;
+        self.write_name(index, Name::NONE)?;
         self.tracepoint_entries.remove(&index);
         self.registry.tracepoints.release(index);
         Ok(())

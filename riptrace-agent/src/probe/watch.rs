@@ -198,7 +198,8 @@ fn attach(
         .ok_or_else(|| ProbeError::BadObject { reason: format!("it has no program {program}") })?
         .try_into()
         .map_err(|error: ProgramError| ProbeError::BadObject { reason: error.to_string() })?;
-    program.load().map_err(|error| load::refused("the program that watches processes", error))?;
+    load::until_decided(|| program.load())
+        .map_err(|error| load::refused("the program that watches processes", error))?;
     match program.attach(tracepoint) {
         Ok(_) => Ok(Ok(())),
         Err(ProgramError::SyscallError(error)) => Ok(Err(error.io_error)),

@@ -323,6 +323,10 @@ impl Tracer {
             sample_threshold: limits::sample_threshold(request.sample),
         };
         let index = self.kernel.add_tracepoint(&tracepoint, tgids)?;
+        if let Err(error) = self.kernel.name_tracepoint(index, &request.id) {
+            self.kernel.remove_tracepoint(index)?;
+            return Err(error);
+        }
         match self.attach(index, image_index, &request) {
             Ok((attachment, handles)) => {
                 let captures = request.plans.iter().map(|plan| capture_ns(plan, request.stack_frames));

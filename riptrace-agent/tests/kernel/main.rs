@@ -8,6 +8,7 @@ mod cost;
 mod gate;
 mod ladder;
 mod lifecycle;
+mod pins;
 mod record;
 mod scratch;
 mod session;

@@ -5,6 +5,7 @@
 //! * [`record`]: what the kernel side writes into the ring buffer, for the agent to read.
 //! * [`context`]: how the span that a hit belongs to is found.
 //! * [`stack`]: how call stacks are sent once.
+//! * [`names`]: which tracepoint counters are of.
 //! * [`watch`]: which processes began and ended.
 //! * [`limits`]: every bound that both must agree on.
 //!
@@ -14,6 +15,7 @@
 pub mod condition;
 pub mod context;
 pub mod limits;
+pub mod names;
 pub mod program;
 pub mod record;
 pub mod stack;
