@@ -2,19 +2,27 @@
 
 #![expect(clippy::unwrap_used, reason = "that is how a test fails")]
 
-use std::{collections::BTreeMap, time::Duration};
+#[path = "agent/life.rs"]
+mod life;
+#[path = "agent/programs.rs"]
+mod programs;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use riptrace_common::{
     id::{SessionId, TracepointId},
     wire::{
-        batch::Batch,
+        batch::{Batch, Heartbeat},
         clock::{Assigned, SyncReply, SyncRequest},
         control::{
-            CreateTracepoint, RemoveTracepoints, Removed, Target, TraceOptions, TracepointSpec,
-            TracepointState, TracepointStatus,
+            CreateTracepoint, ListTracepoints, RemoveTracepoints, Removed, Target, TraceOptions,
+            TracepointList, TracepointSpec, TracepointState, TracepointStatus,
         },
         event::{Event, Hit},
-        message::{ErrorCode, Reply},
+        message::{Error, ErrorCode, Reply},
         profile::{Profile, ProfileRequest},
         subject::Endpoint,
     },
@@ -26,6 +34,7 @@ use riptrace_tests::{
     nats::{self, NatsServer, Peer},
     requirements,
 };
+use serde::{Serialize, de::DeserializeOwned};
 
 const TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -43,18 +52,60 @@ impl Setting {
         if !requirements::bpf(test) || !nats::is_there(test) {
             return None;
         }
-        let server = NatsServer::start().unwrap();
+        Some(Self::with(NatsServer::start().unwrap(), options).await)
+    }
+
+    async fn with(server: NatsServer, options: &[&str]) -> Self {
         let peer = server.connect().await.unwrap();
         peer.create_stream().await.unwrap();
         let folder = Folder::new().unwrap();
         let program = agent(&folder, &server.url(), HOST, &[], options).unwrap();
         peer.wait_for_agent(HOST).await.unwrap();
-        Some(Self { peer, agent: Some(program), server, folder })
+        Self { peer, agent: Some(program), server, folder }
     }
 
     async fn create(&self, spec: TracepointSpec) -> TracepointState {
         let request = CreateTracepoint { spec };
         self.peer.ask(HOST, Endpoint::CreateTracepoint, &request).await.unwrap().unwrap()
+    }
+
+    async fn ask<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        endpoint: Endpoint,
+        request: &Q,
+    ) -> Result<A, Error> {
+        self.peer.ask(HOST, endpoint, request).await.unwrap()
+    }
+
+    async fn list(&self) -> Vec<TracepointState> {
+        let list: TracepointList =
+            self.ask(Endpoint::ListTracepoints, &ListTracepoints::default()).await.unwrap();
+        list.tracepoints
+    }
+
+    /// Waits until the one tracepoint is in this state.
+    async fn wait_for(&self, status: TracepointStatus) -> TracepointState {
+        let begin = Instant::now();
+        loop {
+            let states = self.list().await;
+            match states.as_slice() {
+                [state] if state.status == status => return state.clone(),
+                other => assert!(begin.elapsed() < TIMEOUT, "{other:?}\n{}", self.log()),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until so many hits are acknowledged, and gives what the stream holds.
+    async fn published(&self, hits: u64) -> Vec<Batch> {
+        let mut heartbeats = self.peer.heartbeats(HOST).await.unwrap();
+        let fits = |heartbeat: &Heartbeat| heartbeat.published == hits && heartbeat.queued == 0;
+        heartbeats.wait_for("all hits", fits).await.unwrap();
+        self.peer.stored().await.unwrap()
+    }
+
+    fn log(&self) -> String {
+        self.agent.as_ref().map_or_else(String::new, Program::log)
     }
 
     async fn remove(&self, which: RemoveTracepoints) -> Vec<TracepointState> {

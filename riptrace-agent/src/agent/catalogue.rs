@@ -11,9 +11,13 @@ use std::{
 
 use riptrace_common::wire::profile::GoProcess;
 
-use super::{policy::Policy, settings::Settings};
-use crate::binary::{DebugOptions, Executable, FileIdentity, Process, cache::Cache, container::pod_of};
+use super::{policy::Policy, processes::Heard, settings::Settings};
+use crate::binary::{
+    DebugOptions, Executable, FileIdentity, Process, cache::Cache, container::pod_of, process::ProcessError,
+};
 
+/// Files that are remembered as no Go programs.
+const MAX_NOT_GO: usize = 8192;
 /// Bytes of a process's environment that are looked at.
 const MAX_ENVIRONMENT_BYTES: u64 = 1 << 20;
 
@@ -28,6 +32,8 @@ pub struct Known {
     pub facts: GoProcess,
     /// Why the host's own rules forbid tracing it.
     pub forbidden: Option<String>,
+    /// When its program began, by the kernel's clock, if the kernel told.
+    pub began_ns: Option<u64>,
 }
 
 impl Known {
@@ -59,6 +65,8 @@ pub struct Catalogue {
     others: HashMap<u32, (u64, u64)>,
     /// Programs that some process runs, and what is wrong with their debug data.
     programs: HashMap<FileIdentity, Program>,
+    /// Files that are no Go programs: a shell script starts the same few again and again.
+    not_go: HashSet<FileIdentity>,
     unreadable: u64,
     revision: u64,
     snapshot: Snapshot,
@@ -84,6 +92,7 @@ impl Catalogue {
             by_pid: BTreeMap::new(),
             others: HashMap::new(),
             programs: HashMap::new(),
+            not_go: HashSet::new(),
             unreadable: 0,
             revision: 0,
             snapshot: Arc::from([]),
@@ -121,7 +130,7 @@ impl Catalogue {
         }
         self.others.retain(|pid, _| pids.contains(pid));
         for pid in pids {
-            changed |= self.look(pid);
+            changed |= self.look(pid, None);
         }
         if changed {
             self.publish();
@@ -129,13 +138,18 @@ impl Catalogue {
         changed
     }
 
-    /// Looks at some processes of which something was heard; whether anything changed.
-    pub fn look_at(&mut self, pids: impl IntoIterator<Item = u32>) -> bool {
+    /// Takes what the kernel told of processes; whether anything changed.
+    pub fn hear(&mut self, heard: &Heard) -> bool {
         let mut changed = false;
-        for pid in pids {
-            // Another program may have the same pid, and even the same file.
-            self.others.remove(&pid);
-            changed |= self.look(pid);
+        for pid in &heard.ended {
+            self.others.remove(pid);
+            changed |= self.by_pid.remove(pid).is_some();
+        }
+        for (pid, began_ns) in &heard.began {
+            // Another program may have the same pid, and even be the same file.
+            self.others.remove(pid);
+            changed |= self.by_pid.remove(pid).is_some();
+            changed |= self.look(*pid, Some(*began_ns));
         }
         if changed {
             self.publish();
@@ -151,7 +165,7 @@ impl Catalogue {
     }
 
     /// Whether this process is another one than before.
-    fn look(&mut self, pid: u32) -> bool {
+    fn look(&mut self, pid: u32, began_ns: Option<u64>) -> bool {
         let link = PathBuf::from(format!("/proc/{pid}/exe"));
         let metadata = match fs::metadata(&link) {
             Ok(metadata) => metadata,
@@ -172,7 +186,7 @@ impl Catalogue {
             return false;
         }
         let before = self.by_pid.remove(&pid).is_some();
-        match self.open(pid, FileIdentity::of(&metadata)) {
+        match self.open(pid, FileIdentity::of(&metadata), began_ns) {
             Some(known) => {
                 self.others.remove(&pid);
                 self.by_pid.insert(pid, Arc::new(known));
@@ -185,12 +199,25 @@ impl Catalogue {
         }
     }
 
-    fn open(&mut self, pid: u32, file: FileIdentity) -> Option<Known> {
+    fn open(&mut self, pid: u32, file: FileIdentity, began_ns: Option<u64>) -> Option<Known> {
+        if self.not_go.contains(&file) {
+            return None;
+        }
         let process = Process::open(pid).ok()?;
         let program = match self.programs.get(&file) {
             Some(program) => program.clone(),
             None => {
-                let executable = process.executable().ok()?;
+                let executable = match process.executable() {
+                    Ok(executable) => executable,
+                    Err(ProcessError::NotGo { .. }) => {
+                        if self.not_go.len() >= MAX_NOT_GO {
+                            self.not_go.clear();
+                        }
+                        self.not_go.insert(file);
+                        return None;
+                    }
+                    Err(_) => return None,
+                };
                 let mut options = DebugOptions::from_environment(None);
                 options.found_at = process.found_at();
                 options.cache = self.rules.cache.clone();
@@ -211,7 +238,7 @@ impl Catalogue {
             )
         });
         facts.problem = forbidden.clone().or(program.problem);
-        Some(Known { process, executable: program.executable, facts, forbidden })
+        Some(Known { process, executable: program.executable, facts, forbidden, began_ns })
     }
 }
 

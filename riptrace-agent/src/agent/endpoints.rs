@@ -1,8 +1,13 @@
 //! Requests: what is asked of the owner, of programs and of `/proc`.
 
+mod programs;
+mod source;
 mod tracepoints;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use async_nats::Client;
 use bytes::Bytes;
@@ -18,10 +23,15 @@ use super::{
     builds::Builds,
     catalogue::{Catalogue, Snapshot},
     facts::Identity,
+    policy::Policy,
+    processes::Heard,
     settings::Settings,
     shared::Shared,
 };
-use crate::nats::service::{Answers, Desk};
+use crate::{
+    nats::service::{Answers, Desk, error_text},
+    probe::watch::ProcessEvent,
+};
 
 /// Answers requests.
 #[derive(Debug)]
@@ -31,13 +41,17 @@ pub struct Endpoints {
     shared: Arc<Shared>,
     catalogue: Arc<Mutex<Catalogue>>,
     builds: Arc<Builds>,
+    policy: Arc<Policy>,
+    serves_sources: bool,
+    /// The kernel tells of processes that begin and end.
+    is_told: AtomicBool,
 }
 
 impl Endpoints {
     /// Of this agent.
     #[must_use]
     pub fn new(
-        _settings: &Settings,
+        settings: &Settings,
         identity: &Identity,
         client: Client,
         shared: Arc<Shared>,
@@ -45,7 +59,16 @@ impl Endpoints {
         builds: Arc<Builds>,
     ) -> Arc<Self> {
         let desk = Desk::new(client, identity.host.agent.as_str());
-        Arc::new(Self { desk, facts: identity.host.clone(), shared, catalogue, builds })
+        Arc::new(Self {
+            desk,
+            facts: identity.host.clone(),
+            shared,
+            catalogue,
+            builds,
+            policy: Arc::new(settings.policy.clone()),
+            serves_sources: settings.serve_sources,
+            is_told: AtomicBool::new(false),
+        })
     }
 
     fn catalogue(&self) -> MutexGuard<'_, Catalogue> {
@@ -61,6 +84,34 @@ impl Endpoints {
     /// Forgets programs that nobody asked for in a while.
     pub fn forget_unused(&self) {
         self.builds.forget_unused();
+    }
+
+    /// From now on the kernel tells of processes that begin and end.
+    pub fn is_told_of_processes(&self) {
+        self.is_told.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether `/proc` has to be looked at again and again.
+    #[must_use]
+    pub fn has_to_look(&self) -> bool {
+        !self.is_told.load(Ordering::Relaxed)
+    }
+
+    /// Takes what the kernel told of processes.
+    pub async fn heard(self: &Arc<Self>, events: Vec<ProcessEvent>) {
+        let this = Arc::clone(self);
+        let taken = tokio::task::spawn_blocking(move || {
+            let heard = Heard::of(&events);
+            let mut catalogue = this.catalogue();
+            let changed = catalogue.hear(&heard) | (heard.look_at_all && catalogue.scan());
+            if changed {
+                let snapshot = catalogue.snapshot();
+                this.shared.tell(|news| news.processes = Some(snapshot));
+            }
+        });
+        if let Err(error) = taken.await {
+            tracing::error!(%error, "what the kernel told of processes was not taken");
+        }
     }
 
     /// Looks at all processes, and tells the owner if there are others than before.
@@ -99,11 +150,15 @@ impl Answers for Endpoints {
                 Endpoint::ListTracepoints => {
                     desk.handle(&request, |ListTracepoints { owner }| this().list(owner)).await
                 }
-                other => {
-                    let text = format!("{} is not answered here", other.suffix());
-                    let refuse =
-                        |_: ProfileRequest| async { Err::<Profile, _>(Error::new(ErrorCode::Failed, text)) };
-                    desk.handle(&request, refuse).await
+                Endpoint::Attach => desk.handle(&request, |body| this().attach(body)).await,
+                Endpoint::Detach => desk.handle(&request, |body| this().detach(body)).await,
+                Endpoint::Lines => desk.handle(&request, |body| this().lines(body)).await,
+                Endpoint::Functions => desk.handle(&request, |body| this().functions(body)).await,
+                Endpoint::Explain => desk.handle(&request, |body| this().explain(body)).await,
+                Endpoint::Source => desk.handle(&request, |body| this().source(body)).await,
+                Endpoint::ClockSync | Endpoint::Trace | Endpoint::Heartbeat => {
+                    let text = format!("{} is not answered here", endpoint.suffix());
+                    error_text(Error::new(ErrorCode::Failed, text))
                 }
             }
         })

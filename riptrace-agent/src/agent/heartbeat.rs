@@ -11,7 +11,7 @@ use std::{
 
 use async_nats::Client;
 use riptrace_common::wire::{
-    batch::{Heartbeat, Losses},
+    batch::{Heartbeat, Losses, PreviousRun},
     message,
 };
 use tokio::{sync::watch, time::MissedTickBehavior};
@@ -19,6 +19,7 @@ use tokio::{sync::watch, time::MissedTickBehavior};
 use super::{
     endpoints::Endpoints,
     facts::{Identity, own_usage},
+    notes::{Note, Notes},
     shared::Shared,
 };
 use crate::{nats::publish::Outbox, trace::host};
@@ -39,6 +40,8 @@ pub struct Heart {
     endpoints: Arc<Endpoints>,
     connected: watch::Receiver<bool>,
     beats: AtomicU32,
+    notes: Notes,
+    previous_run: Option<PreviousRun>,
 }
 
 impl Heart {
@@ -52,9 +55,9 @@ impl Heart {
         outbox: Arc<Outbox>,
         endpoints: Arc<Endpoints>,
         connected: watch::Receiver<bool>,
-    ) -> Arc<Self> {
+    ) -> Self {
         let identity = identity.clone();
-        Arc::new(Self {
+        Self {
             identity,
             client,
             subject,
@@ -63,7 +66,15 @@ impl Heart {
             endpoints,
             connected,
             beats: AtomicU32::new(0),
-        })
+            notes: Notes::default(),
+            previous_run: None,
+        }
+    }
+
+    /// The same, which notes how far this run gets, and tells of the one before.
+    #[must_use]
+    pub fn remembering(self, notes: Notes, previous_run: Option<PreviousRun>) -> Self {
+        Self { notes, previous_run, ..self }
     }
 
     /// Beats until it is dropped.
@@ -73,7 +84,8 @@ impl Heart {
         loop {
             ticks.tick().await;
             let beats = self.beats.fetch_add(1, Ordering::Relaxed);
-            if beats.is_multiple_of(IDLE_SCAN_BEATS) || self.shared.totals().held > 0 {
+            let is_due = beats.is_multiple_of(IDLE_SCAN_BEATS) || self.shared.totals().held > 0;
+            if self.endpoints.has_to_look() && is_due {
                 self.endpoints.look_for_processes().await;
             }
             if beats.is_multiple_of(IDLE_SCAN_BEATS) {
@@ -83,12 +95,31 @@ impl Heart {
         }
     }
 
+    /// The last heartbeat: nothing is open any more.
+    pub async fn end(&self) {
+        let heartbeat = self.heartbeat();
+        self.note(&heartbeat, true);
+        self.send(&heartbeat).await;
+    }
+
     /// One heartbeat; none while there is no broker.
     pub async fn beat_once(&self) {
+        let heartbeat = self.heartbeat();
+        self.note(&heartbeat, false);
+        self.send(&heartbeat).await;
+    }
+
+    fn note(&self, heartbeat: &Heartbeat, ended: bool) {
+        let Heartbeat { agent, hits, emitted, published, .. } = heartbeat;
+        let agent = agent.clone();
+        self.notes.write(Note { agent, hits: *hits, emitted: *emitted, published: *published, ended });
+    }
+
+    async fn send(&self, heartbeat: &Heartbeat) {
         if !*self.connected.borrow() {
             return;
         }
-        match message::write(&self.heartbeat()) {
+        match message::write(heartbeat) {
             Ok(text) => {
                 if let Err(error) = self.client.publish(self.subject.clone(), text.into()).await {
                     tracing::debug!(%error, "a heartbeat was not sent");
@@ -157,7 +188,7 @@ impl Heart {
             queued: standing.queued,
             cpu_ns,
             resident_bytes,
-            previous_run: None,
+            previous_run: self.previous_run.clone(),
         }
     }
 }

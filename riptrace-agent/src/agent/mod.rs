@@ -6,8 +6,9 @@
 //! | [`owner`] | the one thread that owns the tracer: which tracepoint is armed where, from records to batches |
 //! | [`endpoints`] | requests: what is asked of the owner, of programs, of `/proc` |
 //! | [`catalogue`], [`builds`] | the Go processes here; their programs, indexed off the owner's thread |
-//! | `tracepoint`, [`options`], [`numbering`], [`batch`], [`stamp`], [`policy`] | pure: states, checks, numbers, messages |
+//! | `tracepoint`, [`follow`], [`options`], [`numbering`], [`batch`], [`stamp`], [`policy`] | pure: states, checks, numbers, messages |
 //! | [`clock`] | exchanges of timestamps, on a thread and a connection of their own |
+//! | [`processes`] | processes that begin and end, as the kernel tells |
 //! | [`heartbeat`] | what the agent holds and has counted, once a second |
 
 pub mod batch;
@@ -16,11 +17,14 @@ pub mod catalogue;
 pub mod clock;
 pub mod endpoints;
 pub mod facts;
+pub mod follow;
 pub mod heartbeat;
+pub mod notes;
 pub mod numbering;
 pub mod options;
 pub mod owner;
 pub mod policy;
+pub mod processes;
 pub mod settings;
 pub mod shared;
 pub mod stamp;
@@ -29,6 +33,7 @@ mod tracepoint;
 use std::{
     collections::HashMap,
     io,
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -45,6 +50,7 @@ use self::{
     endpoints::Endpoints,
     facts::Identity,
     heartbeat::Heart,
+    notes::Notes,
     owner::{Owner, Surroundings},
     settings::{FINISH_WITHIN, Settings},
     shared::Shared,
@@ -74,6 +80,14 @@ pub enum AgentError {
     /// The broker's settings make no sense.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+    /// The state folder can't be used.
+    #[error("cannot use the state folder {}: {source}", path.display())]
+    State {
+        /// The folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// The system refused threads or signals.
     #[error("the agent can't start: {0}")]
     System(#[from] io::Error),
@@ -104,6 +118,8 @@ pub fn run(settings: &Settings) -> Result<(), AgentError> {
 async fn serve(settings: &Settings, identity: &Identity) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let (notes, previous) = Notes::open(settings.state.as_deref())
+        .map_err(|source| AgentError::State { path: settings.state.clone().unwrap_or_default(), source })?;
     let host = identity.host.host.as_str();
     let agent = identity.host.agent.clone();
     let subject = |endpoint| settings.subjects.of(host, endpoint);
@@ -168,6 +184,12 @@ async fn serve(settings: &Settings, identity: &Identity) -> Result<(), AgentErro
     )
     .await
     .map_err(AgentError::Service)?;
+    let told = Arc::clone(&endpoints);
+    tokio::spawn(async move {
+        if let Err(error) = processes::watch(told).await {
+            tracing::warn!(%error, "the kernel does not tell of processes that begin; they are looked for instead");
+        }
+    });
     let heart = Heart::new(
         identity,
         client.clone(),
@@ -176,7 +198,9 @@ async fn serve(settings: &Settings, identity: &Identity) -> Result<(), AgentErro
         outbox,
         endpoints,
         connected,
-    );
+    )
+    .remembering(notes, previous);
+    let heart = Arc::new(heart);
     let beating = tokio::spawn(Arc::clone(&heart).beat());
     tracing::info!(host, %agent, "serving");
 
@@ -237,7 +261,7 @@ async fn finish(heart: &Heart, owner: std::thread::JoinHandle<()>) {
         tracing::warn!(hits = lost, "the broker did not take all hits before the end");
     }
     let goodbye = async {
-        heart.beat_once().await;
+        heart.end().await;
         heart.flush().await;
     };
     if tokio::time::timeout_at(deadline, goodbye).await.is_err() {

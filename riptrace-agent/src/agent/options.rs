@@ -122,6 +122,7 @@ pub fn wanted(location: &str, options: &TraceOptions) -> Result<Wanted, Error> {
     let message = message.as_deref().map(parse_template).transpose();
     let message = message.map_err(|error| bad(format!("message: {error}")))?;
     Ok(Wanted {
+        edge: None,
         location,
         captures,
         when: when.as_deref().map(|text| expression("when", text)).transpose()?,

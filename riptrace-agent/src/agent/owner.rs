@@ -3,6 +3,7 @@
 
 mod arming;
 mod commands;
+mod edges;
 mod output;
 
 use std::{
@@ -96,6 +97,7 @@ pub struct Owner {
     loaded: Option<Loaded>,
     held: BTreeMap<TracepointId, Held>,
     places: BTreeMap<Place, Placed>,
+    built_ins: edges::BuiltIns,
     next_place: Place,
     gone: Gone,
     removals: Vec<Removal>,
@@ -126,6 +128,7 @@ impl Owner {
             loaded: None,
             held: BTreeMap::new(),
             places: BTreeMap::new(),
+            built_ins: edges::BuiltIns::default(),
             next_place: 1,
             gone: Gone::default(),
             removals: Vec::new(),
@@ -167,7 +170,7 @@ impl Owner {
 
     /// How long there is nothing to do; `None`: until something is asked.
     fn wait(&self, last_turn: Instant) -> Option<Duration> {
-        if !self.places.is_empty() {
+        if !self.places.is_empty() || !self.built_ins.is_empty() {
             return Some(POLL_INTERVAL.saturating_sub(last_turn.elapsed()));
         }
         let now = Instant::now();
@@ -184,6 +187,7 @@ impl Owner {
         self.end_what_reached_its_limit();
         self.finish_stopped();
         self.expire(now);
+        self.keep_edges(now);
         let is_due = now.duration_since(self.last_stats) >= STATS_INTERVAL;
         if is_due && !self.places.is_empty() {
             self.last_stats = now;
@@ -196,9 +200,9 @@ impl Owner {
     }
 
     fn poll(&mut self) {
-        let Self { loaded: Some(loaded), output, held, places, .. } = self else { return };
+        let Self { loaded: Some(loaded), output, held, places, built_ins, .. } = self else { return };
         output.begin();
-        let _ = loaded.tracer.poll(&mut |event| output.take(event, held, places));
+        let _ = loaded.tracer.poll(&mut |event| output.take(event, held, places, built_ins));
     }
 
     /// Hands over what was collected.
@@ -411,8 +415,10 @@ impl Owner {
 
     /// Gives the kernel side back when it was not needed for a while.
     fn unload(&mut self, now: Instant) {
-        if self.places.is_empty() && now.duration_since(self.unused_since) >= KEEP_LOADED {
+        let is_unused = self.places.is_empty() && self.built_ins.is_empty();
+        if is_unused && now.duration_since(self.unused_since) >= KEEP_LOADED {
             self.loaded = None;
+            self.built_ins.clear();
         }
     }
 

@@ -1,5 +1,7 @@
 //! What may never be traced here, whoever asks: the host's own rules, which no server overrides. Pure.
 
+use riptrace_common::wire::event::Location;
+
 /// Patterns of what is denied. `*` stands for any characters, also none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -16,6 +18,18 @@ impl Policy {
         let base = path.rsplit('/').next().unwrap_or(path);
         find(&self.deny_executables, |pattern| {
             matches(pattern, if pattern.contains('/') { path } else { base })
+        })
+    }
+
+    /// Why a place may not be traced: the function whose source it is, or the one whose code holds it, is denied.
+    #[must_use]
+    pub fn denies_location(&self, location: &Location) -> Option<String> {
+        let names = std::iter::once(&location.function).chain(&location.inlined_into);
+        names.into_iter().find_map(|name| {
+            let pattern = self.denies_function(name)?;
+            Some(format!(
+                "{name} may not be traced on this host: the agent's own policy denies functions {pattern:?}"
+            ))
         })
     }
 

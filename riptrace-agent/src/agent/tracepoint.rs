@@ -24,6 +24,8 @@ pub(super) struct Held {
     /// Its name, and its session's, as hits carry them.
     pub name: Arc<str>,
     pub session: Option<Arc<str>>,
+    /// When it was asked for, by the kernel's clock.
+    pub since_ns: u64,
     /// When it is removed.
     pub expires: Instant,
     pub numbering: Numbering,
@@ -84,12 +86,19 @@ impl Placed {
 
 impl Held {
     /// A tracepoint that is armed nowhere yet.
-    pub fn new(spec: TracepointSpec, wanted: trace::Wanted, expires: Instant, numbering: Numbering) -> Self {
+    pub fn new(
+        spec: TracepointSpec,
+        wanted: trace::Wanted,
+        since_ns: u64,
+        expires: Instant,
+        numbering: Numbering,
+    ) -> Self {
         Self {
             name: Arc::clone(&spec.id.0),
             session: spec.session.as_ref().map(|session| Arc::clone(&session.0)),
             spec,
             wanted,
+            since_ns,
             expires,
             numbering,
             captured: 0,
@@ -170,7 +179,7 @@ mod tests {
     fn held() -> Held {
         let spec: TracepointSpec = serde_json::from_str(r#"{"id":"t","location":"main.go:7"}"#).unwrap();
         let wanted = options::wanted(&spec.location, &spec.options).unwrap();
-        Held::new(spec, wanted, Instant::now(), Numbering::default())
+        Held::new(spec, wanted, 0, Instant::now(), Numbering::default())
     }
 
     fn failed(stale: bool) -> Failed {

@@ -208,7 +208,9 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         )));
     }
     agent::run(&settings).map(|()| Exit::Ok).map_err(|error| match error {
-        AgentError::Subject(_) | AgentError::Connection(_) => Failure::new(Exit::Usage, error),
+        AgentError::Subject(_) | AgentError::Connection(_) | AgentError::State { .. } => {
+            Failure::new(Exit::Usage, error)
+        }
         AgentError::System(_) | AgentError::Service(_) => Failure::new(Exit::Failure, error),
     })
 }

@@ -1,9 +1,9 @@
 //! `riptrace lines`: which lines of a source file can carry a tracepoint, and which variables are readable there.
 
-use std::{collections::BTreeSet, num::NonZero, panic::resume_unwind};
+use std::collections::BTreeSet;
 
 use clap::Args;
-use riptrace_common::wire::event::VariableInfo;
+use riptrace_common::wire::{control::Line, event::VariableInfo};
 use serde::Serialize;
 
 use super::{
@@ -13,10 +13,7 @@ use super::{
     signals::Interrupted,
     target::TargetArguments,
 };
-use crate::{
-    plan::{CaptureLimits, sites::LocationRequest},
-    trace::{Expressions, Image, SiteChoice, Wanted, plan_alone},
-};
+use crate::trace::{Image, inspect};
 
 /// Options of `riptrace lines`.
 #[derive(Debug, Args)]
@@ -44,7 +41,7 @@ const BATCH: usize = 256;
 struct Row {
     file: String,
     line: u32,
-    sites: usize,
+    sites: u32,
     functions: Vec<String>,
     variables: Vec<VariableInfo>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +64,8 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         found = true;
         let lines: Vec<u32> = lines.into_iter().collect();
         for batch in lines.chunks(BATCH) {
-            for row in rows(&image, &file, batch) {
+            for line in inspect::lines(&image, &file, batch) {
+                let row = row(&file, line);
                 let text = if arguments.json {
                     serde_json::to_string(&row).map_err(|error| Failure::new(Exit::Failure, error))?
                 } else {
@@ -98,90 +96,14 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
 
 /// The one file that is meant, and its lines that have code.
 fn lines_of(image: &Image, wanted: &str) -> Result<Option<(String, BTreeSet<u32>)>, Failure> {
-    let files = image.files_matching(wanted);
-    let file = match files.as_slice() {
-        [] => return Ok(None),
-        [only] => only.clone(),
-        many => {
-            let shown = super::target::list(many.iter());
-            let message = format!("{wanted} matches {} files: {shown}; give a longer suffix", many.len());
-            return Err(Failure::unbound(message));
-        }
-    };
+    let Some(file) = inspect::the_file(image, wanted).map_err(Failure::unbound)? else { return Ok(None) };
     let lines = image.lines_with_code(&file).map_err(Failure::unbound)?;
     Ok(Some((file, lines)))
 }
 
-/// The rows of some lines, by as many threads as there are processors: a large file has thousands of lines, and each is
-/// planned as if it were to be armed.
-fn rows(image: &Image, file: &str, lines: &[u32]) -> Vec<Row> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let share = lines.len().div_ceil(threads).max(1);
-    std::thread::scope(|scope| {
-        let shares: Vec<_> = lines
-            .chunks(share)
-            .map(|share| {
-                scope.spawn(move || share.iter().map(|&line| row(image, file, line)).collect::<Vec<_>>())
-            })
-            .collect();
-        let done =
-            shares.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        done.flatten().collect()
-    })
-}
-
-fn row(image: &Image, file: &str, line: u32) -> Row {
-    let mut row = Row {
-        file: file.to_owned(),
-        line,
-        sites: 0,
-        functions: Vec::new(),
-        variables: Vec::new(),
-        error: None,
-    };
-    let planned = format!("{file}:{line}")
-        .parse::<LocationRequest>()
-        .map_err(|error| error.to_string())
-        .and_then(|location| {
-            let wanted = Wanted {
-                location,
-                captures: Vec::new(),
-                when: None,
-                expressions: Expressions::default(),
-                globals: false,
-                returns: false,
-                arguments_only: false,
-                limits: CaptureLimits::default(),
-                sites: SiteChoice::Best,
-                edge: None,
-            };
-            plan_alone(image, &wanted).map_err(|error| error.to_string())
-        });
-    match planned {
-        Ok(planned) => {
-            row.sites = planned.plans.len();
-            for plan in planned.plans {
-                let function = plan.location.function.to_string();
-                if !row.functions.contains(&function) {
-                    row.functions.push(function);
-                }
-                merge(&mut row.variables, plan.info.variables);
-            }
-        }
-        Err(error) => row.error = Some(error),
-    }
-    row
-}
-
-/// A variable that is readable at one site of the line and not at another is shown as at the worst.
-fn merge(all: &mut Vec<VariableInfo>, of_site: Vec<VariableInfo>) {
-    for variable in of_site {
-        match all.iter_mut().find(|known| known.name == variable.name) {
-            Some(known) if known.unavailable.is_none() => *known = variable,
-            Some(_) => {}
-            None => all.push(variable),
-        }
-    }
+fn row(file: &str, line: Line) -> Row {
+    let Line { line, functions, sites, fast: _, variables, problem } = line;
+    Row { file: file.to_owned(), line, sites, functions, variables, error: problem }
 }
 
 fn text(row: &Row) -> String {

@@ -7,9 +7,9 @@
 pub mod budget;
 mod closures;
 pub mod edges;
-mod host;
 pub mod host;
 mod image;
+pub mod inspect;
 mod kernel_facts;
 mod limits;
 mod order;
@@ -238,6 +238,11 @@ impl Tracer {
     pub fn identify(&mut self, host: Arc<str>, agent: Arc<str>) {
         self.host.host = host;
         self.host.agent = agent;
+    }
+
+    /// Another process has this pid since, or it executes another program.
+    pub fn forget_process(&mut self, pid: u32) {
+        self.processes.forget(pid);
     }
 
     /// Every hit that began before this time of the kernel's clock was handed over by [`Tracer::poll`], as far as there is

@@ -77,6 +77,25 @@ pub struct Wanted {
     pub edge: Option<&'static BuiltIn>,
 }
 
+impl Wanted {
+    /// Everything that is seen at a location, within the usual limits.
+    #[must_use]
+    pub fn at(location: LocationRequest) -> Self {
+        Self {
+            location,
+            captures: Vec::new(),
+            when: None,
+            expressions: Expressions::default(),
+            globals: false,
+            returns: false,
+            arguments_only: false,
+            limits: CaptureLimits::default(),
+            sites: SiteChoice::Best,
+            edge: None,
+        }
+    }
+}
+
 /// Which instruction of a line is armed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SiteChoice {
@@ -483,7 +502,7 @@ fn with_package_variables(
 }
 
 /// The import path in a function's full name: `net/http` of `net/http.(*Server).Serve`.
-fn package_of(function: &str) -> &str {
+pub(super) fn package_of(function: &str) -> &str {
     // Type arguments have import paths of their own.
     let function = function.split('[').next().unwrap_or(function);
     let after_slash = function.rfind('/').map_or(0, |slash| slash + 1);

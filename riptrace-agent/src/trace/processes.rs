@@ -15,6 +15,11 @@ pub(super) struct Processes {
 }
 
 impl Processes {
+    /// Forgets a process: another one may have its pid, or it executes another program.
+    pub(super) fn forget(&mut self, pid: u32) {
+        self.known.remove(&pid);
+    }
+
     /// The facts of a process. One that ended before anybody looked has its pid and its binary's name.
     pub(super) fn facts(&mut self, pid: u32, image: &Image) -> &ProcessFacts {
         if self.known.len() >= MAX_KNOWN && !self.known.contains_key(&pid) {

@@ -6,9 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Image, SiteChoice, Wanted, planning::choice_of};
+use super::{Image, Wanted, planning::choice_of};
 use crate::plan::{
-    CaptureLimits,
     fast::{Choice, Stretch, Verdict},
     sites::{self, LocationRequest},
 };
@@ -66,18 +65,7 @@ impl Survey {
         let Ok(found) = sites::resolve(debug.as_ref(), image, &location) else { return };
         self.lines += 1;
         let name = location.to_string();
-        let wanted = Wanted {
-            location,
-            captures: Vec::new(),
-            globals: false,
-            returns: false,
-            when: None,
-            expressions: super::Expressions::default(),
-            arguments_only: false,
-            limits: CaptureLimits::default(),
-            sites: SiteChoice::Best,
-            edge: None,
-        };
+        let wanted = Wanted::at(location);
         let mut taken: BTreeSet<u64> = found.sites.iter().map(|site| site.link_address).collect();
         for site in &found.sites {
             if site.function.as_ref().is_none_or(|function| !function.is_go) {

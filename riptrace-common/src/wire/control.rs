@@ -450,6 +450,14 @@ pub struct Line {
     pub problem: Option<String>,
 }
 
+impl Line {
+    /// A line of which nothing else is told.
+    #[must_use]
+    pub fn at(line: u32) -> Self {
+        Self { line, functions: Vec::new(), sites: 0, fast: false, variables: Vec::new(), problem: None }
+    }
+}
+
 /// Asks for functions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FunctionsRequest {

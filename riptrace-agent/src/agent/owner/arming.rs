@@ -1,7 +1,7 @@
 //! Which builds a tracepoint belongs on, and getting it there.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::Instant,
@@ -16,6 +16,7 @@ use riptrace_common::{
 use super::{
     super::{
         catalogue::Known,
+        follow::{Followed, follow},
         numbering::Place,
         tracepoint::{Failed, Placed},
     },
@@ -23,13 +24,15 @@ use super::{
 };
 use crate::{
     binary::FileIdentity,
-    plan::SitePlan,
     probe::{Kernel, KernelOptions, ProbeError},
     trace::{Image, Planner, ProcessScope, Request, Tracer, host, kernel_options},
 };
 
 /// Places that can be armed at the same time. The kernel side keeps counters of each for each processor.
 const MAX_PLACES: u32 = 1024;
+
+/// Warnings of a binding; the latest are kept.
+const MAX_WARNINGS: usize = 16;
 
 /// Processes of one file that a tracepoint is for.
 type Group = Vec<Arc<Known>>;
@@ -98,6 +101,8 @@ impl Owner {
                 continue;
             }
             changed = true;
+            let new = group.into_iter().flatten().filter(|known| !placed.pids.contains(&known.process.pid));
+            let gaps: Vec<String> = new.filter_map(|known| gap(known, held.since_ns)).collect();
             if pids.is_empty() {
                 // The last set stays: an empty one would mean every process.
                 placed.empty_since = Some(Instant::now());
@@ -108,6 +113,9 @@ impl Owner {
                 }
             }
             placed.pids = pids;
+            placed.attached.warnings.extend(gaps);
+            let surplus = placed.attached.warnings.len().saturating_sub(MAX_WARNINGS);
+            placed.attached.warnings.drain(..surplus);
         }
         changed
     }
@@ -148,7 +156,7 @@ impl Owner {
                     return true;
                 }
                 Some(Err(reason)) => Err(Refusal::of_build(reason)),
-                Some(Ok(image)) => self.bind(id, group, image),
+                Some(Ok(image)) => self.bind(id, group, &image),
             },
         };
         if let Err(Refusal { reason, stale, forbidden, again }) = result
@@ -166,7 +174,7 @@ impl Owner {
         true
     }
 
-    fn bind(&mut self, id: &TracepointId, group: &Group, image: Image) -> Result<(), Refusal> {
+    fn bind(&mut self, id: &TracepointId, group: &Group, image: &Image) -> Result<(), Refusal> {
         let Some(first) = group.first() else { return Ok(()) };
         let file = first.file();
         self.load().map_err(|error| Refusal::of_kernel(&error))?;
@@ -174,14 +182,27 @@ impl Owner {
         let image_id = match loaded.images.get(&file) {
             Some(image) => *image,
             None => {
-                let added = loaded.tracer.add_image(image).map_err(|error| Refusal::of_kernel(&error))?;
+                let added =
+                    loaded.tracer.add_image(image.clone()).map_err(|error| Refusal::of_kernel(&error))?;
                 loaded.images.insert(file, added);
                 added
             }
         };
-        let wanted = held.wanted.clone();
+        let mut wanted = held.wanted.clone();
+        let build_id = first.facts.build_id.as_deref();
+        let followed = follow(image, build_id, &wanted.location, held.spec.origin.as_ref());
+        let moved_to = match followed {
+            Followed::Same => None,
+            Followed::Moved(location) => {
+                wanted.location = location;
+                Some(wanted.location.to_string())
+            }
+            Followed::Stale(reason) => return Err(Refusal { stale: true, ..Refusal::of_build(reason) }),
+        };
         let planned = loaded.tracer.plan(image_id, &wanted).map_err(Refusal::of_build)?;
-        if let Some(reason) = planned.plans.iter().find_map(|plan| denied(&self.policy, plan)) {
+        if let Some(reason) =
+            planned.plans.iter().find_map(|plan| self.policy.denies_location(&plan.location))
+        {
             return Err(Refusal { forbidden: true, ..Refusal::of_build(reason) });
         }
         let options = &held.spec.options;
@@ -215,6 +236,7 @@ impl Owner {
         self.next_place += 1;
         attached.tracepoint = Arc::clone(&held.name);
         attached.executable.clone_from(&first.facts.exe);
+        attached.warnings.extend(group.iter().filter_map(|known| gap(known, held.since_ns)));
         self.output.add(&Event::Attached(attached.clone()));
         held.places.insert(place);
         let placed = Placed {
@@ -224,7 +246,7 @@ impl Owner {
             build_id: first.facts.build_id.clone(),
             pids,
             attached,
-            moved_to: None,
+            moved_to,
             empty_since: None,
             stopped_ns: None,
         };
@@ -257,16 +279,12 @@ impl Owner {
     }
 }
 
-fn denied(policy: &super::super::policy::Policy, plan: &SitePlan) -> Option<String> {
-    let location = &plan.info.location;
-    let names: BTreeSet<&str> =
-        std::iter::once(&*location.function).chain(location.inlined_into.as_deref()).collect();
-    names.into_iter().find_map(|name| {
-        let pattern = policy.denies_function(name)?;
-        Some(format!(
-            "{name} may not be traced on this host: the agent's own policy denies functions {pattern:?}"
-        ))
-    })
+/// A process that began when the tracepoint was held already was traced a little later: how much.
+fn gap(known: &Known, since_ns: u64) -> Option<String> {
+    let began_ns = known.began_ns.filter(|began_ns| *began_ns > since_ns)?;
+    #[expect(clippy::cast_precision_loss, reason = "told to a person")]
+    let late_ms = host::monotonic_ns().saturating_sub(began_ns) as f64 / 1e6;
+    Some(format!("process {} is traced from {late_ms:.1} ms after its start on", known.process.pid))
 }
 
 /// Names a file in a set.

@@ -1,6 +1,6 @@
 //! What the owner is asked: create, remove, list, and news of processes and programs.
 
-use std::{ops::ControlFlow, time::Instant};
+use std::{collections::HashSet, ops::ControlFlow, sync::Arc, time::Instant};
 
 use riptrace_common::{
     id::{Owner as OwnerId, TracepointId},
@@ -13,10 +13,15 @@ use riptrace_common::{
 use tokio::sync::oneshot;
 
 use super::{
-    super::{options::time_to_live, shared::Command, tracepoint::Held},
+    super::{
+        catalogue::{Known, Snapshot},
+        options::time_to_live,
+        shared::Command,
+        tracepoint::Held,
+    },
     Owner, Removal,
 };
-use crate::trace::Wanted;
+use crate::trace::{Wanted, host};
 
 /// Tracepoints that are held at the most.
 const MAX_HELD: usize = 1024;
@@ -47,6 +52,7 @@ impl Owner {
     pub(super) fn take_news(&mut self) {
         let news = self.shared.news();
         if let Some(snapshot) = news.processes {
+            self.forget_processes(&snapshot);
             self.snapshot = snapshot;
         } else if !news.indexed {
             return;
@@ -58,6 +64,15 @@ impl Owner {
         }
         if changed {
             self.changed();
+        }
+    }
+
+    /// What hits say of a process is kept; of those that are others than before, it is looked at anew.
+    fn forget_processes(&mut self, next: &Snapshot) {
+        let Some(loaded) = &mut self.loaded else { return };
+        let before: HashSet<*const Known> = self.snapshot.iter().map(Arc::as_ptr).collect();
+        for known in next.iter().filter(|known| !before.contains(&Arc::as_ptr(known))) {
+            loaded.tracer.forget_process(known.process.pid);
         }
     }
 
@@ -110,7 +125,7 @@ impl Owner {
         let id = spec.id.clone();
         let expires = Instant::now() + time_to_live(&spec);
         let numbering = self.gone.recall(&id);
-        self.held.insert(id.clone(), Held::new(spec, wanted, expires, numbering));
+        self.held.insert(id.clone(), Held::new(spec, wanted, host::monotonic_ns(), expires, numbering));
         self.reconcile(&id);
         let Some(held) = self.held.get(&id) else { return Ok(None) };
         // What the host's own rules forbid everywhere is not held at all.

@@ -17,6 +17,7 @@ use super::super::{
     stamp::{Clock, stamp},
     tracepoint::{Held, Placed},
 };
+use super::edges::BuiltIns;
 use crate::nats::publish::{Outbox, Parcel};
 
 /// Where events go.
@@ -64,8 +65,17 @@ impl Output {
         event: Event,
         held: &mut BTreeMap<TracepointId, Held>,
         places: &BTreeMap<Place, Placed>,
+        built_ins: &BuiltIns,
     ) -> ControlFlow<()> {
         match event {
+            Event::Hit(mut hit) if hit.edge.is_some() => {
+                if built_ins.name(&mut hit) {
+                    if let Some(assigned) = &self.assigned {
+                        stamp(&mut hit, assigned);
+                    }
+                    self.add(&Event::Hit(hit));
+                }
+            }
             Event::Hit(mut hit) => {
                 if let Some((place, held)) = find(&hit.tracepoint, held, places) {
                     name(&mut hit, place, held);
