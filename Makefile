@@ -1,6 +1,6 @@
 # Everything that a user or developer runs. Each target installs what the machine lacks first and says what it installs.
 
-.PHONY: help setup build dist demo services test bench tidy kernels clean
+.PHONY: help setup build dist demo play probe services test bench tidy kernels clean
 .DEFAULT_GOAL := help
 
 CARGO := cargo
@@ -18,11 +18,17 @@ build: setup ## target/release/riptrace: one binary with the eBPF object inside
 dist: setup ## The same, static (musl), for any x86-64 Linux
 	@$(CARGO) xtask dist
 
-demo: setup ## Three Go services under load, and ten hits from a line of one of them
+demo: setup ## A server, two agents, three Go services; the story of one request across them
 	@$(CARGO) xtask demo
 
-services: setup ## The demo's services under load until Ctrl-C, to be probed by hand
+play: setup ## The same, left up under load until Ctrl-C, with its addresses
 	@$(CARGO) xtask demo --serve
+
+probe: setup ## One machine, no server and no broker: ten hits of a line of a service under load
+	@$(CARGO) xtask demo --probe
+
+services: setup ## The services under load until Ctrl-C, to be probed by hand
+	@$(CARGO) xtask demo --probe --serve
 
 test: setup ## All tests
 	@$(CARGO) xtask test

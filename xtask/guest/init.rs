@@ -1,16 +1,41 @@
-//! Process 1 of the machines of `cargo xtask kernels`: mounts what the tests look at, runs them, says how it went in
-//! one line, and switches the machine off. Compiled by `rustc` alone, static, without any dependency.
+//! Process 1 of the machines that `cargo xtask` boots: mounts what is looked at there, then either runs the kernel tests,
+//! says how they went in one line and switches the machine off, or (where there is a file `/run`) makes a network and runs
+//! the commands of that file, one a line, until the machine is ended from outside. Compiled by `rustc` alone, static,
+//! without any dependency.
 
-use std::{ffi::CString, fs, process::Command};
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{fd::AsRawFd, raw::c_long},
+    process::Command,
+};
 
 unsafe extern "C" {
     fn mount(source: *const i8, target: *const i8, kind: *const i8, flags: u64, data: *const i8) -> i32;
     fn reboot(how: i32) -> i32;
     fn sync();
+    fn socket(family: i32, kind: i32, protocol: i32) -> i32;
+    fn ioctl(file: i32, request: i32, argument: *mut u8) -> i32;
+    fn syscall(number: c_long, ...) -> c_long;
 }
 
 /// `LINUX_REBOOT_CMD_POWER_OFF` (include/uapi/linux/reboot.h).
 const POWER_OFF: i32 = 0x4321_fedc;
+
+/// `finit_module` on x86-64.
+const SYS_FINIT_MODULE: c_long = 313;
+const AF_INET: u16 = 2;
+const SOCK_DGRAM: i32 = 2;
+/// Network interfaces (include/uapi/linux/sockios.h).
+const SIOCSIFFLAGS: i32 = 0x8914;
+const SIOCSIFADDR: i32 = 0x8916;
+const SIOCSIFNETMASK: i32 = 0x891c;
+const IFF_UP: u16 = 1;
+/// `struct ifreq`: a name, then a union.
+const IFREQ_BYTES: usize = 40;
+const IFREQ_NAME_BYTES: usize = 16;
+/// What QEMU's user-mode network gives its guest.
+const GUEST_ADDRESS: [u8; 4] = [10, 0, 2, 15];
 
 fn main() {
     for (kind, target) in [
@@ -26,6 +51,9 @@ fn main() {
             // SAFETY: valid strings; a file system that this kernel lacks is an error that does not matter.
             unsafe { mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
         }
+    }
+    if let Ok(commands) = fs::read_to_string("/run") {
+        run_commands(&commands);
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
@@ -48,4 +76,57 @@ fn main() {
         sync();
         reboot(POWER_OFF);
     }
+}
+
+/// Runs the commands side by side; what they print goes to the machine's console. Does not return while one of them runs.
+fn run_commands(commands: &str) {
+    network().unwrap_or_else(|error| println!("no network: {error}"));
+    let mut children = Vec::new();
+    for line in commands.lines() {
+        let mut words = line.split_whitespace();
+        let Some(program) = words.next() else { continue };
+        match Command::new(program).args(words).env("PATH", "/").env("HOME", "/tmp").spawn() {
+            Ok(child) => children.push(child),
+            Err(error) => println!("{line}: {error}"),
+        }
+    }
+    for mut child in children {
+        let status = child.wait();
+        println!("a command ended: {status:?}");
+    }
+}
+
+/// Loads the network card's modules and gives `lo` and `eth0` their addresses.
+fn network() -> io::Result<()> {
+    for module in fs::read_to_string("/modules/order")?.lines() {
+        let file = fs::File::open(format!("/modules/{module}"))?;
+        // SAFETY: an open file, an empty string of parameters, no flags.
+        check(unsafe { syscall(SYS_FINIT_MODULE, file.as_raw_fd(), c"".as_ptr(), 0) })?;
+    }
+    // SAFETY: plain numbers.
+    let socket = unsafe { socket(i32::from(AF_INET), SOCK_DGRAM, 0) };
+    check(socket.into())?;
+    for (name, address, mask) in [("lo", [127, 0, 0, 1], [255, 0, 0, 0]), ("eth0", GUEST_ADDRESS, [255, 255, 255, 0])] {
+        for (request, value) in [(SIOCSIFADDR, address), (SIOCSIFNETMASK, mask)] {
+            // `struct sockaddr_in`: family, port, address.
+            let mut of_address = [0; 8];
+            of_address[..2].copy_from_slice(&AF_INET.to_ne_bytes());
+            of_address[4..].copy_from_slice(&value);
+            configure(socket, name, request, &of_address)?;
+        }
+        configure(socket, name, SIOCSIFFLAGS, &IFF_UP.to_ne_bytes())?;
+    }
+    Ok(())
+}
+
+fn configure(socket: i32, name: &str, request: i32, value: &[u8]) -> io::Result<()> {
+    let mut argument = [0; IFREQ_BYTES];
+    argument[..name.len()].copy_from_slice(name.as_bytes());
+    argument[IFREQ_NAME_BYTES..][..value.len()].copy_from_slice(value);
+    // SAFETY: `argument` is a whole `struct ifreq`.
+    check(unsafe { ioctl(socket, request, argument.as_mut_ptr()) }.into())
+}
+
+fn check(result: c_long) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

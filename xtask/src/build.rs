@@ -16,6 +16,14 @@ pub(crate) fn release() -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// Builds the server's release binary and returns its path.
+pub(crate) fn release_server() -> Result<PathBuf> {
+    sh::run(sh::command("cargo").args(["build", "--release", "--package", "riptrace-server"]))?;
+    let binary = sh::target().join("release/riptrace-server");
+    sh::say(&format!("built {}", binary.display()));
+    Ok(binary)
+}
+
 /// Builds the static binary.
 pub(crate) fn dist() -> Result<()> {
     let targets = sh::output(sh::command("rustup").args(["target", "list", "--installed"]))?;

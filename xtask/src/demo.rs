@@ -1,71 +1,84 @@
-//! `make demo`: three Go services under load, and hits from a line of one of them.
+//! `make demo`: a fleet on this machine, and the story of one request that crosses its services. `make play` leaves it
+//! up. `make probe` and `make services` show the one machine that needs neither server nor broker.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{fs, path::Path, process::Command, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{build, sh};
+use crate::{
+    build,
+    fleet::{self, Fleet, Listening, Programs, Running},
+    sh,
+};
 
-/// How much to show.
+/// What to show.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Hits to print.
-    #[arg(long, default_value_t = 10)]
-    limit: u32,
-    /// Probe nothing: leave the services under load until Ctrl-C, to be probed by hand.
+    /// One machine without server and broker: ten hits of a line, by `riptrace probe`.
+    #[arg(long)]
+    probe: bool,
+    /// Leave everything up until Ctrl-C, to be tried by hand.
     #[arg(long)]
     serve: bool,
+    /// Hits that `--probe` prints.
+    #[arg(long, default_value_t = 10)]
+    limit: u32,
 }
 
-/// A service that ends when the demo ends, however it ends.
-struct Service {
-    name: &'static str,
-    child: Child,
-}
+/// How long the agents may take to find the services.
+const FIND_WITHIN: Duration = Duration::from_secs(30);
+/// Orders that are placed for the story.
+const STORY_ORDERS: u32 = 5;
 
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).stderr(Stdio::null()).status();
-        for _ in 0..50 {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let folder = sh::target().join("demo");
+    fs::create_dir_all(&folder)?;
+    match (options.probe, options.serve) {
+        (true, serve) => probe(&folder, options.limit, serve),
+        (false, serve) => story(&folder, serve),
     }
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
-    let riptrace = build::release()?;
-    let folder = sh::target().join("demo");
-    fs::create_dir_all(&folder)?;
-    sh::say("building the demo services");
-    sh::run(
-        sh::command("go")
-            .current_dir(sh::root().join("demo"))
-            .args(["build", "-o"])
-            .arg(&folder)
-            .arg("./..."),
-    )?;
+/// The three services.
+struct Shop {
+    orders: Listening,
+    payments: Listening,
+    inventory: Listening,
+}
 
-    let inventory = start(&folder, "inventory", &[])?;
-    let payments = start(&folder, "payments", &[])?;
-    let orders =
-        start(&folder, "orders", &["-inventory", &inventory.address, "-payments", &payments.address])?;
-    let load = start_quiet(&folder, "load", &["-orders", &orders.address])?;
-    let line = probed_line(&sh::root().join("demo/orders/handler.go"))?;
+impl Shop {
+    fn open(programs: &Path) -> Result<Self> {
+        let inventory = fleet::start(programs, "inventory", &[])?;
+        let payments = fleet::start(programs, "payments", &[])?;
+        let addresses = ["-inventory", &inventory.address, "-payments", &payments.address];
+        let orders = fleet::start(programs, "orders", &addresses)?;
+        Ok(Self { orders, payments, inventory })
+    }
+
+    /// Ends the services, the callers first.
+    fn close(self) {
+        for Listening { service, .. } in [self.orders, self.payments, self.inventory] {
+            stop(service);
+        }
+    }
+}
+
+fn stop(program: Running) {
+    let name = program.name.clone();
+    drop(program);
+    sh::say(&format!("stopped {name}"));
+}
+
+/// `riptrace probe` on a line of a service under load.
+fn probe(folder: &Path, limit: u32, serve: bool) -> Result<()> {
+    let riptrace = build::release()?;
+    let services = fleet::build_services(folder, &[])?;
+    let shop = Shop::open(&services)?;
+    let load = fleet::load(&services, &shop.orders.address, &[])?;
+    let line = fleet::marked_line(&sh::root().join("demo/orders/handler.go"))?;
     let location = format!("orders/handler.go:{line}");
-    let pid = orders.service.child.id().to_string();
-    if options.serve {
+    if serve {
         sh::say(&format!(
             "try in another terminal: {} probe --name orders {location} --limit 3",
             riptrace.display()
@@ -75,57 +88,52 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             std::thread::park();
         }
     }
-    let limit = options.limit.to_string();
+    let (pid, limit) = (shop.orders.service.pid().to_string(), limit.to_string());
     let mut arguments = vec!["probe", "--pid", &pid, &location, "--limit", &limit, "--timeout", "30s"];
     arguments.extend(["order", "remaining", "scarce", "err"].iter().flat_map(|name| ["--capture", name]));
     sh::say(&format!("{} {}", riptrace.display(), arguments.join(" ")));
     let result = sh::run(Command::new(&riptrace).args(&arguments));
-    for service in [load, orders.service, payments.service, inventory.service] {
-        let name = service.name;
-        drop(service);
-        sh::say(&format!("stopped {name}"));
-    }
+    stop(load);
+    shop.close();
     result
 }
 
-/// A service that listens.
-struct Listening {
-    service: Service,
-    address: String,
-}
-
-/// Starts a service and waits for the line in which it says where it listens.
-fn start(folder: &Path, name: &'static str, arguments: &[&str]) -> Result<Listening> {
-    let mut service = start_quiet(folder, name, arguments)?;
-    let stdout = service.child.stdout.take().context("the service's output is gone")?;
-    let mut lines = BufReader::new(stdout).lines();
-    let address = loop {
-        let Some(line) = lines.next() else { bail!("{name} ended before it listened") };
-        let line = line?;
-        if let Some((_, address)) = line.split_once("listening on ") {
-            break address.trim().to_owned();
+/// A session over three services on two hosts, and the story of one request.
+fn story(folder: &Path, serve: bool) -> Result<()> {
+    let programs = Programs::release()?;
+    let services = fleet::build_services(folder, &[])?;
+    let fleet = Fleet::start(&programs, &folder.join("data"))?;
+    // Two hosts on one machine: each agent looks at its own services.
+    let agents = [fleet.agent("node-a", &["orders"])?, fleet.agent("node-b", &["inventory", "payments"])?];
+    let shop = Shop::open(&services)?;
+    fleet.wait_for_services(&["orders", "inventory", "payments"], FIND_WITHIN)?;
+    if serve {
+        let load = fleet::load(&services, &shop.orders.address, &[])?;
+        let session = fleet.session(&fleet::marked_tracepoints()?)?;
+        sh::say(&format!("the server: {}", fleet.server_url));
+        sh::say(&format!(
+            "try in another terminal: RIPTRACE_SERVER={} {} story {session} --follow",
+            fleet.server_url,
+            programs.riptrace.display()
+        ));
+        sh::say("Ctrl-C ends all of it");
+        let _running = (load, agents, shop);
+        loop {
+            std::thread::park();
         }
-    };
-    // The pipe must be read on, or the service stops when it is full.
-    std::thread::spawn(move || lines.for_each(drop));
-    sh::say(&format!("{name} listens on {address}"));
-    Ok(Listening { service, address })
-}
-
-fn start_quiet(folder: &Path, name: &'static str, arguments: &[&str]) -> Result<Service> {
-    let program: PathBuf = folder.join(name);
-    let child = Command::new(&program)
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .with_context(|| format!("cannot start {}", program.display()))?;
-    Ok(Service { name, child })
-}
-
-/// The line that the demo's source marks for the probe.
-fn probed_line(file: &Path) -> Result<usize> {
-    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let index = text.lines().position(|line| line.contains("// tracepoint:"));
-    index.map(|index| index + 1).with_context(|| format!("{} marks no line", file.display()))
+    }
+    let session = fleet.session(&fleet::marked_tracepoints()?)?;
+    sh::say(&format!("session {session}: a tracepoint in each service; placing {STORY_ORDERS} orders"));
+    fleet::place_orders(&services, &shop.orders.address, STORY_ORDERS)?;
+    let hits = fleet.story(&session, STORY_ORDERS as usize)?;
+    // The longest one: an order that went through all three.
+    let longest =
+        hits.iter().max_by_key(|hit| hits.iter().filter(|other| other.trace_id == hit.trace_id).count());
+    let trace = &longest.context("no request was seen")?.trace_id;
+    sh::say(&format!("riptrace story {session} --trace-id {trace}"));
+    sh::run(&mut fleet.command(&["story", &session, "--trace-id", trace]))?;
+    sh::run(fleet.command(&["session", "delete", &session]).stdout(std::process::Stdio::null()))?;
+    shop.close();
+    agents.into_iter().for_each(stop);
+    Ok(())
 }

@@ -16,9 +16,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::sh;
-
-const MUSL: &str = "x86_64-unknown-linux-musl";
+use crate::{
+    guest::{self, Archive, MUSL},
+    sh,
+};
 
 /// What is tested on which kernels.
 #[derive(Args)]
@@ -53,14 +54,13 @@ struct Verdict {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     sh::apt("qemu-system-x86_64", &["qemu-system-x86"])?;
-    sh::apt("musl-gcc", &["musl-tools"])?;
     let work = sh::target().join("kernels");
     fs::create_dir_all(&work)?;
     let initramfs = initramfs(&work)?;
     let mut verdicts = Vec::new();
     for release in &options.releases {
-        let verdict = match kernel(release)? {
-            Some(kernel) => boot(&kernel, &initramfs, &work.join(format!("{release}.log")), options)?,
+        let verdict = match guest::kernel(release)? {
+            Some(kernel) => boot(&kernel.image, &initramfs, &work.join(format!("{release}.log")), options)?,
             None => Verdict {
                 release: release.clone(),
                 passed: false,
@@ -80,76 +80,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// The newest kernel of a series, downloaded once.
-fn kernel(series: &str) -> Result<Option<PathBuf>> {
-    let folder = sh::tools().join("kernels").join(series);
-    if let Some(found) = image(&folder)? {
-        return Ok(Some(found));
-    }
-    let Some(package) = newest_package(series)? else { return Ok(None) };
-    sh::say(&format!("downloading {package}"));
-    fs::create_dir_all(&folder)?;
-    sh::run(Command::new("apt-get").args(["download", "-qq", &package]).current_dir(&folder))?;
-    for entry in fs::read_dir(&folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            // The package without its modules: all that the tests need is built in.
-            let mut unpack =
-                Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&path).stdout(Stdio::piped()).spawn()?;
-            let tar = unpack.stdout.take().context("a pipe")?;
-            sh::run(
-                Command::new("tar")
-                    .args(["-x", "--wildcards", "./boot/vmlinuz-*"])
-                    .current_dir(&folder)
-                    .stdin(tar),
-            )?;
-            unpack.wait()?;
-            fs::remove_file(path)?;
-        }
-    }
-    image(&folder)
-}
-
-fn image(folder: &Path) -> Result<Option<PathBuf>> {
-    let Ok(entries) = fs::read_dir(folder.join("boot")) else { return Ok(None) };
-    let paths: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    Ok(paths.into_iter().max())
-}
-
-fn newest_package(series: &str) -> Result<Option<String>> {
-    let pattern = format!("^linux-image-{}\\.[0-9][^ ]*-cloud-amd64$", series.replace('.', "\\."));
-    let list = || sh::output(Command::new("apt-cache").args(["search", "--names-only", &pattern]));
-    let mut found = list()?;
-    if found.is_empty() {
-        sh::run(Command::new("apt-get").args(["update", "-qq"]))?;
-        found = list()?;
-    }
-    let names = found.lines().filter_map(|line| line.split_whitespace().next());
-    // 6.1.0-9 is older than 6.1.0-56: the numbers decide, not the text.
-    let numbers = |name: &str| -> Vec<u64> {
-        name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
-    };
-    Ok(names.max_by_key(|name| numbers(name)).map(str::to_owned))
-}
-
 /// Builds what the machines run and packs it.
 fn initramfs(work: &Path) -> Result<PathBuf> {
-    let targets = sh::output(sh::command("rustup").args(["target", "list", "--installed"]))?;
-    if !targets.lines().any(|line| line == MUSL) {
-        sh::say(&format!("installing Rust's {MUSL} target"));
-        sh::run(sh::command("rustup").args(["target", "add", MUSL]))?;
-    }
+    guest::musl()?;
     sh::say("building the tests as a static binary");
     let test = work.join("kernel-test");
     // Debug data would only make the archive larger.
     sh::run(Command::new("strip").arg("--strip-debug").arg("-o").arg(&test).arg(test_binary()?))?;
-    let init = work.join("init");
-    sh::run(
-        sh::command("rustc")
-            .args(["--edition", "2024", "--target", MUSL, "-O", "-C", "strip=symbols", "-o"])
-            .arg(&init)
-            .arg("xtask/guest/init.rs"),
-    )?;
+    let init = guest::init(work)?;
     let source = sh::root().join("riptrace-agent/tests/kernel/target.go");
     for (name, mode) in [("target", "exe"), ("target-pie", "pie")] {
         sh::run(
@@ -163,7 +101,7 @@ fn initramfs(work: &Path) -> Result<PathBuf> {
         )?;
     }
     let path = work.join("initramfs");
-    let mut archive = Archive { file: File::create(&path)?, entries: 0 };
+    let mut archive = Archive::create(&path)?;
     for folder in ["targets", "lib64", "proc", "sys", "tmp", "dev"] {
         archive.folder(folder)?;
     }
@@ -190,49 +128,6 @@ fn test_binary() -> Result<PathBuf> {
         .filter(|message| message["target"]["name"] == "kernel" && message["profile"]["test"] == true)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .context("cargo built no test binary `kernel`")
-}
-
-/// A `cpio` archive in the format that the kernel unpacks (Documentation/driver-api/early-userspace/buffer-format.rst).
-struct Archive {
-    file: File,
-    entries: u32,
-}
-
-impl Archive {
-    fn folder(&mut self, name: &str) -> Result<()> {
-        self.entry(name, 0o040_755, &[])
-    }
-
-    fn program(&mut self, name: &str, path: &Path) -> Result<()> {
-        let content = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-        self.entry(name, 0o100_755, &content)
-    }
-
-    fn finish(mut self) -> Result<()> {
-        self.entry("TRAILER!!!", 0, &[])
-    }
-
-    fn entry(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
-        self.entries += 1;
-        let (inode, links) = (self.entries, 1);
-        let (size, name_size) = (content.len(), name.len() + 1);
-        // inode, mode, uid, gid, links, mtime, size, device numbers (4), length of the name, checksum.
-        write!(
-            self.file,
-            "070701{inode:08x}{mode:08x}{0:08x}{0:08x}{links:08x}{0:08x}{size:08x}{0:08x}{0:08x}{0:08x}{0:08x}{name_size:08x}{0:08x}",
-            0
-        )?;
-        self.file.write_all(name.as_bytes())?;
-        self.file.write_all(&[0])?;
-        self.pad(110 + name_size)?;
-        self.file.write_all(content)?;
-        self.pad(size)
-    }
-
-    /// Names and contents end at multiples of four.
-    fn pad(&mut self, written: usize) -> Result<()> {
-        Ok(self.file.write_all(&[0; 3][..written.next_multiple_of(4) - written])?)
-    }
 }
 
 /// Runs one machine to its verdict.

@@ -3,12 +3,15 @@
 mod bench;
 mod build;
 mod demo;
+mod fleet;
 mod fuzz;
+mod guest;
 mod kernels;
 mod setup;
 mod sh;
 mod test;
 mod tidy;
+mod two_kernels;
 
 use clap::{Parser, Subcommand};
 
@@ -28,7 +31,7 @@ enum Task {
     Build,
     /// Build a static `riptrace` for any x86-64 Linux.
     Dist,
-    /// Three Go services under load, and hits from a line of one of them.
+    /// A fleet on this machine: a server, two agents, three Go services under load, and the story of one request.
     Demo(demo::Options),
     /// All tests.
     Test(test::Options),
@@ -38,6 +41,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// The tests of the kernel side on other kernels, in QEMU.
     Kernels(kernels::Options),
+    /// One request chain over two hosts with kernels and clocks of their own: this machine, and one in QEMU.
+    TwoKernels(two_kernels::Options),
     /// Check the invariants that a program can check.
     Tidy,
 }
@@ -52,6 +57,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Kernels(options) => kernels::run(&options),
+        Task::TwoKernels(options) => two_kernels::run(&options),
         Task::Tidy => tidy::run(),
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{kernels, sh, tidy};
+use crate::{kernels, setup, sh, tidy};
 
 /// What to leave out.
 #[derive(Args)]
@@ -44,7 +44,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     } else {
         kernels::run(&kernels::Options::floor())?;
     }
-    sh::run(sh::command("cargo").args(["build", "--package", "riptrace-agent"]))?;
+    setup::nats_py()?;
+    // The tests run the programs themselves.
+    sh::run(sh::command("cargo").args([
+        "build",
+        "--package",
+        "riptrace-agent",
+        "--package",
+        "riptrace-server",
+    ]))?;
     sh::run(sh::command("cargo").args([
         "test",
         "--workspace",
