@@ -118,6 +118,21 @@ impl Drop for Folder {
     }
 }
 
+impl Drop for Folder {
+    /// A private broker outlives a server that was killed: the next one in the same folder takes it over. Here there is
+    /// no next one.
+    fn drop(&mut self) {
+        let Ok(entries) = std::fs::read_dir(self.path()) else { return };
+        for entry in entries.flatten() {
+            let pid = std::fs::read_to_string(entry.path().join("nats/nats.pid"));
+            if let Some(pid) = pid.ok().and_then(|text| text.trim().parse().ok()) {
+                // It may have ended with its server.
+                let _ = send_signal(pid, libc::SIGTERM);
+            }
+        }
+    }
+}
+
 /// A running server.
 #[derive(Debug)]
 pub struct Server {

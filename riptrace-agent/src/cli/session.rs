@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
+use riptrace_common::id::TracepointId;
 use riptrace_common::wire::{
     api::{HostTracepoint, NewSession, NewTracepoint, Selector, SessionState, SessionStatus},
     control::{Target, TracepointStatus},
@@ -229,7 +230,10 @@ fn shown(status: &SessionStatus) -> String {
     for tracepoint in &session.tracepoints {
         let service = tracepoint.select.target.service.as_deref().unwrap_or("any process");
         out.push_str(&format!("{}  {service}  {}\n", tracepoint.id, tracepoint.location));
-        for host in status.hosts.iter().filter(|host| is_of(host, tracepoint.id.as_str())) {
+        let hosts: Vec<_> = status.hosts.iter().filter(|host| is_of(host, &tracepoint.id)).collect();
+        // Where it runs is what matters; hosts that wait for the service are told where it runs nowhere.
+        let waiting = hosts.iter().all(|host| is_waiting(host));
+        for host in hosts.into_iter().filter(|host| waiting || !is_waiting(host)) {
             out.push_str(&on_host(host));
         }
     }
@@ -248,8 +252,14 @@ fn shown(status: &SessionStatus) -> String {
     out.trim_end().to_owned()
 }
 
-fn is_of(host: &HostTracepoint, tracepoint: &str) -> bool {
-    host.state.as_ref().is_some_and(|state| state.id.as_str() == tracepoint)
+fn is_of(host: &HostTracepoint, tracepoint: &TracepointId) -> bool {
+    let of_state = host.state.as_ref().map(|state| &state.id);
+    of_state.or(host.tracepoint.as_ref()) == Some(tracepoint)
+}
+
+/// No process there matches.
+pub(super) fn is_waiting(host: &HostTracepoint) -> bool {
+    host.state.as_ref().is_some_and(|state| state.status == TracepointStatus::Waiting)
 }
 
 /// A tracepoint's state on a host, with reasons.

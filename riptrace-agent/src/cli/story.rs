@@ -79,7 +79,8 @@ pub struct Arguments {
 /// The server can't be asked, there is no such session, the file is none.
 pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let path = Path::new(&arguments.source);
-    if path.is_file() {
+    // A session may be called as some file here is: what is no evidence file and no path is a session.
+    if path.is_file() && (arguments.source.contains(['/', '.']) || is_evidence(path)) {
         return of_file(path, arguments);
     }
     let client = arguments.server.client();
@@ -116,6 +117,10 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         }
     }
     printer.end()
+}
+
+fn is_evidence(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| Evidence::open(BufReader::new(file)).is_ok())
 }
 
 fn of_file(path: &Path, arguments: &Arguments) -> Result<Exit, Failure> {

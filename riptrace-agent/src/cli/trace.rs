@@ -134,7 +134,6 @@ fn trace(
                 printer.hit(hit)?;
             }
             Followed::Event(Live::Watermark { watermark_ns: now }) => watermark_ns = *now,
-            Followed::Event(Live::State(host)) => note(&on_host(host)),
             Followed::Quiet => printer.flush()?,
             Followed::Event(_) => {}
         }
@@ -186,7 +185,7 @@ impl States {
         let status = client.session(id)?;
         for host in &status.hosts {
             let Some(state) = &host.state else { continue };
-            if !matches!(state.status, TracepointStatus::Indexing) {
+            if !matches!(state.status, TracepointStatus::Indexing | TracepointStatus::Waiting) {
                 let key = format!("{} {}", host.host, state.id);
                 if self.told.insert(key) {
                     note(&on_host(host));
