@@ -118,21 +118,6 @@ impl Drop for Folder {
     }
 }
 
-impl Drop for Folder {
-    /// A private broker outlives a server that was killed: the next one in the same folder takes it over. Here there is
-    /// no next one.
-    fn drop(&mut self) {
-        let Ok(entries) = std::fs::read_dir(self.path()) else { return };
-        for entry in entries.flatten() {
-            let pid = std::fs::read_to_string(entry.path().join("nats/nats.pid"));
-            if let Some(pid) = pid.ok().and_then(|text| text.trim().parse().ok()) {
-                // It may have ended with its server.
-                let _ = send_signal(pid, libc::SIGTERM);
-            }
-        }
-    }
-}
-
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
@@ -211,7 +196,9 @@ impl Server {
         command.args(arguments).env("RIPTRACE_SERVER", &self.url).stdin(Stdio::null());
         let output = command.output()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "riptrace {arguments:?} ended with {}: {stderr}", output.status);
+        // 4: no hit yet.
+        let ended_well = matches!(output.status.code(), Some(0 | 4));
+        ensure!(ended_well, "riptrace {arguments:?} ended with {}: {stderr}", output.status);
         Ok(String::from_utf8(output.stdout)?)
     }
 
