@@ -170,7 +170,8 @@ async fn hits_on_the_stream_are_what_the_program_did() {
     let emitted: u64 = removed.iter().map(|state| state.stats.emitted).sum();
     let heartbeat = heartbeats
         .wait_for("everything published", |heartbeat| {
-            heartbeat.emitted == emitted && heartbeat.published == emitted && heartbeat.queued == 0
+            let all = heartbeat.emitted == emitted && heartbeat.published == emitted && heartbeat.queued == 0;
+            all && heartbeat.generations.is_empty()
         })
         .await
         .unwrap();

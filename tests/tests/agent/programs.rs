@@ -19,7 +19,7 @@ async fn programs_are_told_of_in_pages_where_they_are_long() {
     let server = NatsServer::start_with("max_payload: 32768").unwrap();
     let setting = Setting::with(server, &["--serve-sources"]).await;
     let fixture = counts_fixture();
-    let line = probed_line(&Version::local().unwrap(), "counts.Outer").unwrap();
+    let line = probed_line(&Version::local().unwrap(), "counts.Endless").unwrap();
 
     let attached: AttachReply =
         setting.ask(Endpoint::Attach, &AttachRequest { target: target(&fixture) }).await.unwrap();
@@ -31,8 +31,8 @@ async fn programs_are_told_of_in_pages_where_they_are_long() {
     let request = LinesRequest { target: target(&fixture), file: line.file.clone(), range };
     let lines: LinesReply = setting.ask(Endpoint::Lines, &request).await.unwrap();
     let found = lines.lines.iter().find(|found| found.line == line.line).unwrap();
-    assert_eq!(found.functions, ["fixtures/counts.plain"]);
-    assert!(found.sites > 0 && found.variables.iter().any(|variable| &*variable.name == "i"), "{found:?}");
+    assert_eq!(found.functions, ["fixtures/counts.loops"]);
+    assert!(found.sites > 0 && found.variables.iter().any(|variable| &*variable.name == "round"), "{found:?}");
     let request = LinesRequest { range: None, ..request };
     let all: LinesReply = setting.ask(Endpoint::Lines, &request).await.unwrap();
     assert!(all.lines.len() > lines.lines.len());
@@ -42,7 +42,7 @@ async fn programs_are_told_of_in_pages_where_they_are_long() {
     assert!(functions.functions.len() > 1000, "all of them, in pages");
     let request = FunctionsRequest { package: Some("fixtures/counts".to_owned()), ..request };
     let functions: FunctionsReply = setting.ask(Endpoint::Functions, &request).await.unwrap();
-    let plain = functions.functions.iter().find(|function| function.name == "fixtures/counts.plain").unwrap();
+    let plain = functions.functions.iter().find(|function| function.name == "fixtures/counts.loops").unwrap();
     assert!(plain.line > 0 && plain.line < line.line && plain.file.ends_with(&line.file));
 
     let request = ExplainRequest {
@@ -59,7 +59,7 @@ async fn programs_are_told_of_in_pages_where_they_are_long() {
 
     let request = SourceRequest { target: target(&fixture), file: line.file.clone() };
     let source: SourceReply = setting.ask(Endpoint::Source, &request).await.unwrap();
-    assert!(source.text.lines().nth(line.line as usize - 1).unwrap().contains("//probe:counts.Outer"));
+    assert!(source.text.lines().nth(line.line as usize - 1).unwrap().contains("//probe:counts.Endless"));
 
     for (target, code) in [
         (Target { pid: Some(1), ..Target::default() }, ErrorCode::NotFound),
@@ -103,7 +103,7 @@ async fn the_host_s_own_policy_can_t_be_overridden() {
 async fn a_tracepoint_follows_its_statement_or_is_stale() {
     let Some(setting) = Setting::start("agent, other builds", &[]).await else { return };
     let fixture = counts_fixture();
-    let line = probed_line(&Version::local().unwrap(), "counts.Outer").unwrap();
+    let line = probed_line(&Version::local().unwrap(), "counts.Endless").unwrap();
     let text = std::fs::read_to_string(go::sources().join("counts/lines.go")).unwrap();
     let statement = text.lines().nth(line.line as usize - 1).unwrap().trim().to_owned();
     let request = FunctionsRequest {
@@ -113,11 +113,11 @@ async fn a_tracepoint_follows_its_statement_or_is_stale() {
     };
     let functions: FunctionsReply = setting.ask(Endpoint::Functions, &request).await.unwrap();
     let first =
-        functions.functions.iter().find(|function| function.name == "fixtures/counts.plain").unwrap().line;
+        functions.functions.iter().find(|function| function.name == "fixtures/counts.loops").unwrap().line;
     let origin = |statement: &str| Origin {
         build_id: "another build".to_owned(),
         revision: None,
-        function: "fixtures/counts.plain".to_owned(),
+        function: "fixtures/counts.loops".to_owned(),
         line_offset: line.line - first,
         statement: Some(statement.to_owned()),
     };
@@ -132,9 +132,9 @@ async fn a_tracepoint_follows_its_statement_or_is_stale() {
     let binding = &moved.bindings[0];
     assert!(binding.moved_to.as_ref().unwrap().ends_with(&line.location()), "{binding:?}");
     assert_eq!(binding.sites[0].location.line, line.line);
-    let stale = setting.create(spec("t_stale", "n.Outer += 2")).await;
+    let stale = setting.create(spec("t_stale", "n.Endless += 2")).await;
     assert_eq!(stale.status, TracepointStatus::Stale, "{stale:?}");
-    assert!(stale.failures[0].reason.contains("no statement `n.Outer += 2` any more"));
+    assert!(stale.failures[0].reason.contains("no statement `n.Endless += 2` any more"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
