@@ -139,6 +139,8 @@ fn a_broker_that_is_killed_comes_back_and_nothing_is_lost() -> Result<()> {
 fn an_agent_that_ends_is_followed_by_one_that_goes_on() -> Result<()> {
     let Some(mut fleet) = Fleet::start("fleet, agent restarted")? else { return Ok(()) };
     fleet.chain.front.make_requests()?;
+    let status = fleet.server.status(&fleet.session)?;
+    let old = status.hosts.iter().find(|host| host.host == "two").map(|host| host.agent.clone());
     let middle = fleet.agents.pop().context("an agent")?;
     middle.end()?;
     fleet.agents.push(fleet.server.agent(&fleet.folder, "two", &["middle"])?);
@@ -149,10 +151,12 @@ fn an_agent_that_ends_is_followed_by_one_that_goes_on() -> Result<()> {
     };
     let new_one = || -> Result<Option<()>> {
         let status = fleet.server.status(&fleet.session)?;
-        let of_two = status.hosts.iter().filter(|host| host.host == "two");
-        let armed = of_two.filter_map(|host| host.state.as_ref()).filter(|state| {
-            state.status == riptrace_common::wire::control::TracepointStatus::Armed && state.stats.hits == 0
-        });
+        // What is known of the host may still be what the old one said.
+        let of_two =
+            status.hosts.iter().filter(|host| host.host == "two" && Some(&host.agent) != old.as_ref());
+        let armed = of_two
+            .filter_map(|host| host.state.as_ref())
+            .filter(|state| state.status == riptrace_common::wire::control::TracepointStatus::Armed);
         Ok((armed.count() == 1).then_some(()))
     };
     wait(new_one).context("waiting for the new agent to hold the tracepoint")?;

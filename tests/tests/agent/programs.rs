@@ -32,7 +32,10 @@ async fn programs_are_told_of_in_pages_where_they_are_long() {
     let lines: LinesReply = setting.ask(Endpoint::Lines, &request).await.unwrap();
     let found = lines.lines.iter().find(|found| found.line == line.line).unwrap();
     assert_eq!(found.functions, ["fixtures/counts.loops"]);
-    assert!(found.sites > 0 && found.variables.iter().any(|variable| &*variable.name == "round"), "{found:?}");
+    assert!(
+        found.sites > 0 && found.variables.iter().any(|variable| &*variable.name == "round"),
+        "{found:?}"
+    );
     let request = LinesRequest { range: None, ..request };
     let all: LinesReply = setting.ask(Endpoint::Lines, &request).await.unwrap();
     assert!(all.lines.len() > lines.lines.len());
