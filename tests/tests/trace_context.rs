@@ -107,7 +107,7 @@ fn spans_agree(mode: Mode, options: &[&str]) {
 
 #[test]
 fn a_hit_names_the_span_of_its_context() {
-    spans_agree(Mode::Optimised, &["--max-bytes", "8192"]);
+    spans_agree(Mode::Optimised, &["--depth", "1", "--max-bytes", "4096"]);
 }
 
 #[test]
