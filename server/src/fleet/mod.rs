@@ -219,8 +219,13 @@ impl Fleet {
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let state = self.state();
-        let is_away = self.nats.get().is_some_and(|nats| nats.client.connection_state() != Connected);
-        let away = is_away.then(|| "the broker is away; it is connected to again and again".to_owned());
+        let away = match self.nats.get() {
+            None => Some("there is no broker yet".to_owned()),
+            Some(nats) if nats.client.connection_state() != Connected => {
+                Some("the broker is away; it is connected to again and again".to_owned())
+            }
+            Some(_) => None,
+        };
         away.into_iter().chain(state.problems.values().cloned()).collect()
     }
 
