@@ -11,4 +11,6 @@ pub mod condition;
 #[cfg(feature = "user")]
 pub mod id;
 #[cfg(feature = "user")]
+pub mod pattern;
+#[cfg(feature = "user")]
 pub mod wire;

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::id::AgentId;
+use crate::{id::AgentId, pattern};
 
 /// Asks for a profile: [`super::subject::Endpoint::ProfileGet`]. It has no fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -179,7 +179,9 @@ impl ServiceRule {
             (name, process.name.as_str()),
         ];
         pairs.iter().any(|(pattern, _)| pattern.is_some())
-            && pairs.iter().all(|(pattern, text)| pattern.as_ref().is_none_or(|pattern| fits(pattern, text)))
+            && pairs
+                .iter()
+                .all(|(pattern, text)| pattern.as_ref().is_none_or(|pattern| pattern::matches(pattern, text)))
     }
 
     /// The service of a process under these rules.
@@ -187,20 +189,6 @@ impl ServiceRule {
     pub fn service_of<'a>(rules: &'a [Self], process: &'a GoProcess) -> &'a str {
         rules.iter().find(|rule| rule.fits(process)).map_or(&process.service, |rule| &rule.service)
     }
-}
-
-/// Whether a pattern is the whole of a text, `*` standing for any text. Greedy matching of the pieces from the left finds
-/// a way if there is one, so there is no backtracking.
-fn fits(pattern: &str, text: &str) -> bool {
-    let mut pieces = pattern.split('*');
-    let first = pieces.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else { return false };
-    let Some(last) = pieces.next_back() else { return rest.is_empty() };
-    for piece in pieces {
-        let Some(at) = rest.find(piece) else { return false };
-        rest = &rest[at + piece.len()..];
-    }
-    rest.ends_with(last)
 }
 
 /// `v2` at the end of a module's path.
