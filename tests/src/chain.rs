@@ -4,21 +4,19 @@
 use std::{
     collections::HashMap,
     fs,
-    io::{BufRead, BufReader, Write},
+    io::Write,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
-    sync::{
-        OnceLock,
-        mpsc::{Receiver, channel},
-    },
+    sync::{OnceLock, mpsc::Receiver},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use riptrace_common::wire::{api::StoredHit, event::Hit, number::Scalar};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::go::target_dir;
+use crate::{go::target_dir, output};
 
 /// A step, as a service printed it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -84,14 +82,7 @@ impl Service {
             .spawn()?;
         let input = child.stdin.take();
         let output = child.stdout.take().context("no standard output")?;
-        let (send, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if send.send(line).is_err() {
-                    break;
-                }
-            }
-        });
+        let lines = output::lines(output);
         let mut service = Self { child, input, lines, url: String::new(), steps: Vec::new() };
         let listening = service.read_until("listening")?;
         service.url = listening["listening"].as_str().unwrap_or_default().to_owned();
@@ -180,6 +171,23 @@ impl Chain {
         steps.extend(self.back.end()?);
         Ok(steps)
     }
+}
+
+/// The name of the step that a hit at [`location`] saw.
+pub fn step_name(hit: &Hit) -> Result<String> {
+    let step =
+        hit.variables.iter().find(|variable| &*variable.name == "step").context("no variable `step`")?;
+    let fields = step.value.elem.as_ref().context("the step was not followed")?.fields.as_ref();
+    let name = fields.and_then(|fields| fields.iter().find(|field| &*field.name == "Name"));
+    match name.map(|name| &name.value.value) {
+        Some(Some(Scalar::Text(text))) => Ok(text.clone()),
+        other => bail!("the step's name is {other:?}"),
+    }
+}
+
+/// The names of a story's steps, in its order.
+pub fn step_names(story: &[StoredHit]) -> Result<Vec<String>> {
+    story.iter().map(|stored| step_name(&stored.hit)).collect()
 }
 
 /// Fails unless the names are those of the steps, each once, and each stands behind all that it follows.

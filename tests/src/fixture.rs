@@ -2,10 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Write},
+    io::Write,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError},
     time::Duration,
 };
 
@@ -13,7 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::go::{Version, go_files, sources};
+use crate::{
+    go::{Version, go_files, sources},
+    output,
+};
 
 /// A line that is marked `//probe:NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,14 +130,7 @@ impl Fixture {
             .with_context(|| format!("failed to start {}", executable.display()))?;
         let input = child.stdin.take();
         let output = child.stdout.take().context("no standard output")?;
-        let (send, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if send.send(line).is_err() {
-                    break;
-                }
-            }
-        });
+        let lines = output::lines(output);
         let mut fixture = Self { child, input, lines, truth: Truth::default() };
         fixture.read_until("ready", Duration::from_secs(20))?;
         Ok(fixture)

@@ -2,10 +2,9 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
+    sync::mpsc::Receiver,
     time::{Duration, Instant},
 };
 
@@ -17,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::{
     go::target_dir,
+    output,
     riptrace::{binary, send_signal, server_binary},
 };
 
@@ -150,14 +150,7 @@ impl Server {
             .stdout(Stdio::piped());
         let mut program = Program::spawn(&mut command, &folder.path().join(format!("{name}.log")))?;
         let output = program.child.stdout.take().context("no standard output")?;
-        let (send, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if send.send(line).is_err() {
-                    break;
-                }
-            }
-        });
+        let lines = output::lines(output);
         let mut server = Self { program, url: String::new(), nats: String::new(), lines };
         let begin = Instant::now();
         while server.url.is_empty() || server.nats.is_empty() {

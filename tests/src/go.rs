@@ -196,3 +196,16 @@ pub fn go_files(directory: &Path) -> Result<BTreeMap<PathBuf, String>> {
     }
     Ok(files)
 }
+
+/// A test for each version and way of building: `versions! { body: name: version, mode; … }` calls `body(&version, mode)`.
+#[macro_export]
+macro_rules! versions {
+    ($body:ident: $($name:ident: $version:expr, $mode:ident;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                $body(&$version, $crate::go::Mode::$mode);
+            }
+        )*
+    };
+}

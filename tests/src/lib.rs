@@ -11,6 +11,7 @@ pub mod fixture;
 pub mod fleet;
 pub mod go;
 pub mod nats;
+pub mod output;
 pub mod requirements;
 pub mod riptrace;
 pub mod truth;

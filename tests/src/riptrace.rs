@@ -1,12 +1,12 @@
 //! Runs the real `riptrace` and reads its events.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::Read,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         OnceLock,
-        mpsc::{Receiver, RecvTimeoutError, channel},
+        mpsc::{Receiver, RecvTimeoutError},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use riptrace_common::wire::event::Event;
 use serde_json::Value;
 
-use crate::go::target_dir;
+use crate::{go::target_dir, output};
 
 /// Path of the product: `RIPTRACE_BIN`, or what cargo builds beside the tests.
 ///
@@ -125,14 +125,7 @@ impl Running {
             .with_context(|| format!("failed to start {}", binary().display()))?;
         let stdout = child.stdout.take().context("no standard output")?;
         let mut stderr = child.stderr.take().context("no standard error")?;
-        let (send, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if send.send(line).is_err() {
-                    break;
-                }
-            }
-        });
+        let lines = output::lines(stdout);
         let stderr = std::thread::spawn(move || {
             let mut bytes = Vec::new();
             let _ = stderr.read_to_end(&mut bytes);

@@ -199,18 +199,7 @@ fn run(version: &Version, mode: Mode) {
     assert!(wrong.is_empty(), "{title}:\n{}", wrong.join("\n"));
 }
 
-macro_rules! versions {
-    ($($name:ident: $version:expr, $mode:ident;)*) => {
-        $(
-            #[test]
-            fn $name() {
-                run(&$version, Mode::$mode);
-            }
-        )*
-    };
-}
-
-versions! {
+riptrace_tests::versions! { run:
     go1_21_optimised: Version("1.21.13".into()), Optimised;
     go1_21_debug: Version("1.21.13".into()), Debug;
     local_optimised: Version::local().unwrap(), Optimised;

@@ -2,7 +2,7 @@
 //! counted where it was lost.
 
 use anyhow::{Context, Result, ensure};
-use riptrace_common::wire::{api::StoredHit, event::Hit, number::Scalar};
+use riptrace_common::wire::api::StoredHit;
 use riptrace_tests::{
     chain::{self, Chain, Step},
     fleet::{Folder, PATIENCE, Server, wait},
@@ -62,7 +62,7 @@ impl Fleet {
     fn check_all(self) -> Result<()> {
         let steps = self.chain.end()?;
         let story = self.server.story(&self.session, steps.len())?;
-        chain::check_order(&steps, &names(&story)?)?;
+        chain::check_order(&steps, &chain::step_names(&story)?)?;
         let status = self.server.status(&self.session)?;
         ensure!(status.stored == steps.len() as u64, "{} of {} are stored", status.stored, steps.len());
         ensure!(status.losses.total() == 0, "{:?}", status.losses);
@@ -80,21 +80,6 @@ fn tracepoints() -> Result<Vec<(&'static str, &'static str)>> {
         }
     };
     Ok(SERVICES.map(|service| (service, location.as_str())).into())
-}
-
-fn step_name(hit: &Hit) -> Result<String> {
-    let step =
-        hit.variables.iter().find(|variable| &*variable.name == "step").context("no variable `step`")?;
-    let fields = step.value.elem.as_ref().context("the step was not followed")?.fields.as_ref();
-    let name = fields.and_then(|fields| fields.iter().find(|field| &*field.name == "Name"));
-    match name.map(|name| &name.value.value) {
-        Some(Some(Scalar::Text(text))) => Ok(text.clone()),
-        other => anyhow::bail!("the step's name is {other:?}"),
-    }
-}
-
-fn names(story: &[StoredHit]) -> Result<Vec<String>> {
-    story.iter().map(|stored| step_name(&stored.hit)).collect()
 }
 
 /// Numbers go up without a gap.
@@ -164,7 +149,7 @@ fn an_agent_that_ends_is_followed_by_one_that_goes_on() -> Result<()> {
     let Chain { front, middle, back } = fleet.chain;
     let steps: Vec<Step> = [front.end()?, middle.end()?, back.end()?].into_iter().flatten().collect();
     let story = fleet.server.story(&fleet.session, steps.len())?;
-    chain::check_order(&steps, &names(&story)?)?;
+    chain::check_order(&steps, &chain::step_names(&story)?)?;
     ensure!(agents(&story) == 2, "{} runs of the agent", agents(&story));
     Ok(())
 }
@@ -185,7 +170,7 @@ fn a_service_that_starts_later_is_traced_from_its_start() -> Result<()> {
     chain.front.make_requests()?;
     let steps = chain.end()?;
     let story = server.story(&session, steps.len())?;
-    chain::check_order(&steps, &names(&story)?)
+    chain::check_order(&steps, &chain::step_names(&story)?)
 }
 
 #[test]

@@ -58,18 +58,7 @@ fn counts_agree(version: &Version, mode: Mode) {
     assert!(wrong.is_empty(), "{title}:\n{wrong}");
 }
 
-macro_rules! versions {
-    ($($name:ident: $version:expr, $mode:ident;)*) => {
-        $(
-            #[test]
-            fn $name() {
-                counts_agree(&$version, Mode::$mode);
-            }
-        )*
-    };
-}
-
-versions! {
+riptrace_tests::versions! { counts_agree:
     go1_21_optimised: Version("1.21.13".into()), Optimised;
     go1_21_debug: Version("1.21.13".into()), Debug;
     go1_24_optimised: Version("1.24.13".into()), Optimised;

@@ -257,18 +257,7 @@ fn the_limit_counts_both_ends() {
     assert_eq!(finished.of_kind("hit").count(), 7);
 }
 
-macro_rules! versions {
-    ($($name:ident: $version:expr, $mode:ident;)*) => {
-        $(
-            #[test]
-            fn $name() {
-                ends_agree(&$version, Mode::$mode);
-            }
-        )*
-    };
-}
-
-versions! {
+riptrace_tests::versions! { ends_agree:
     go1_21_optimised: Version("1.21.13".into()), Optimised;
     go1_21_debug: Version("1.21.13".into()), Debug;
     local_optimised: Version::local().unwrap(), Optimised;

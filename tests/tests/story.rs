@@ -2,12 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use anyhow::{Context, Result, ensure};
-use riptrace_common::wire::{
-    api::StoredHit,
-    event::{Certificate, Hit},
-    number::Scalar,
-};
+use anyhow::{Result, ensure};
+use riptrace_common::wire::event::Certificate;
 use riptrace_tests::{
     chain::{self, Chain},
     fleet::{Folder, Server},
@@ -16,22 +12,6 @@ use riptrace_tests::{
 
 /// Requests that are made.
 const REQUESTS: usize = 50;
-
-/// The name of the step that a hit saw.
-fn step_name(hit: &Hit) -> Result<String> {
-    let step =
-        hit.variables.iter().find(|variable| &*variable.name == "step").context("no variable `step`")?;
-    let fields = step.value.elem.as_ref().context("the step was not followed")?.fields.as_ref();
-    let name = fields.and_then(|fields| fields.iter().find(|field| &*field.name == "Name"));
-    match name.map(|name| &name.value.value) {
-        Some(Some(Scalar::Text(text))) => Ok(text.clone()),
-        other => anyhow::bail!("the step's name is {other:?}"),
-    }
-}
-
-fn names(story: &[StoredHit]) -> Result<Vec<String>> {
-    story.iter().map(|stored| step_name(&stored.hit)).collect()
-}
 
 #[test]
 fn the_story_of_three_services_on_two_hosts_is_the_one_that_they_tell_themselves() -> Result<()> {
@@ -52,7 +32,7 @@ fn the_story_of_three_services_on_two_hosts_is_the_one_that_they_tell_themselves
     let traces = REQUESTS;
     let steps = chain.end()?;
     let story = server.story(&session, steps.len())?;
-    chain::check_order(&steps, &names(&story)?)?;
+    chain::check_order(&steps, &chain::step_names(&story)?)?;
 
     // Nothing was lost, and it says so.
     let status = server.status(&session)?;
@@ -62,7 +42,7 @@ fn the_story_of_three_services_on_two_hosts_is_the_one_that_they_tell_themselves
     let by_name: HashMap<&str, &str> =
         steps.iter().map(|step| (step.name.as_str(), step.trace.as_str())).collect();
     for stored in &story {
-        let name = step_name(&stored.hit)?;
+        let name = chain::step_name(&stored.hit)?;
         if stored.service != "front" {
             let trace = stored.hit.trace_id.as_deref();
             ensure!(trace == by_name.get(name.as_str()).copied(), "{name} is of {trace:?}");
