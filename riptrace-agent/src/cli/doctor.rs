@@ -46,8 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let mut output = Output::default();
     for check in &checks {
         if arguments.json {
-            output
-                .line(&serde_json::to_string(check).map_err(|error| Failure::new(Exit::Failure, error))?)?;
+            output.json(check)?;
         } else {
             let mark = match check.verdict {
                 Verdict::Ok => "ok      ",

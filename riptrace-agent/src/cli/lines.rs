@@ -66,12 +66,8 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         for batch in lines.chunks(BATCH) {
             for line in inspect::lines(&image, &file, batch) {
                 let row = row(&file, line);
-                let text = if arguments.json {
-                    serde_json::to_string(&row).map_err(|error| Failure::new(Exit::Failure, error))?
-                } else {
-                    text(&row)
-                };
-                if output.line(&text)? == Reader::Gone {
+                let reader = if arguments.json { output.json(&row)? } else { output.line(&text(&row))? };
+                if reader == Reader::Gone {
                     return Ok(Exit::Ok);
                 }
             }

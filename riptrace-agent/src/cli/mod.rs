@@ -23,6 +23,7 @@ pub mod session;
 mod signals;
 pub mod story;
 mod stream;
+mod table;
 pub mod target;
 pub mod trace;
 

@@ -2,6 +2,8 @@
 
 use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
 
+use serde::Serialize;
+
 /// Writes to standard error. That nobody reads it is no reason to end: the kernel's counters and the exit code are still
 /// to be had.
 pub fn note(text: &str) {
@@ -41,6 +43,15 @@ impl Output {
             writer.write_all(text.as_bytes())?;
             writer.write_all(b"\n")
         })
+    }
+
+    /// Writes a value as one line of JSON.
+    ///
+    /// # Errors
+    ///
+    /// As [`Output::line`], and a value that has no JSON.
+    pub fn json(&mut self, value: &impl Serialize) -> io::Result<Reader> {
+        self.line(&serde_json::to_string(value)?)
     }
 
     /// Hands what was written to the reader.

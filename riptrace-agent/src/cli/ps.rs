@@ -1,12 +1,12 @@
 //! `riptrace ps`: the Go processes of this machine.
 
 use clap::Args;
-use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::{
     Exit, Failure,
     output::{Output, note},
+    table::{lines, plain_table},
 };
 use crate::binary::{
     DebugOptions, Executable,
@@ -51,8 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let mut output = Output::default();
     if arguments.json {
         for row in &rows {
-            let text = serde_json::to_string(row).map_err(|error| Failure::new(Exit::Failure, error))?;
-            output.line(&text)?;
+            output.json(row)?;
         }
     } else if rows.is_empty() {
         note("no Go processes here\n");
@@ -91,8 +90,7 @@ fn row(process: Process, executable: &Executable) -> Row {
 }
 
 fn table(rows: &[Row]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    let mut table = plain_table();
     table.set_header(["PID", "NAME", "GO", "MODULE", "VERSION", "REVISION", "DEBUG DATA", "CONTAINER"]);
     for row in rows {
         let shown = |text: &Option<String>| text.clone().unwrap_or_else(|| String::from("-"));
@@ -112,5 +110,5 @@ fn table(rows: &[Row]) -> String {
             short(&row.container),
         ]);
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    lines(&table)
 }

@@ -4,9 +4,9 @@ use clap::Args;
 
 use super::{
     Exit, Failure,
-    hosts::{lines, plain_table},
     output::{Output, note},
     server::ServerArguments,
+    table::{lines, plain_table},
 };
 
 /// Options of `riptrace services`.
@@ -31,8 +31,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let mut output = Output::default();
     if arguments.json {
         for service in &services {
-            output
-                .line(&serde_json::to_string(service).map_err(|error| Failure::new(Exit::Failure, error))?)?;
+            output.json(service)?;
         }
     } else if services.is_empty() {
         note("no Go process is known; riptrace hosts says which agents were heard of\n");

@@ -16,10 +16,10 @@ use riptrace_common::wire::{
 
 use super::{
     Exit, Failure, duration,
-    hosts::{lines, plain_table},
     options::CaptureArguments,
     output::{Output, note},
     server::ServerArguments,
+    table::{lines, plain_table},
 };
 
 /// Options of `riptrace session`.
@@ -118,12 +118,15 @@ struct Add {
 pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let client = arguments.server.client();
     let mut output = Output::default();
-    let json = |value: &dyn erased::Json| value.text().map_err(|error| Failure::new(Exit::Failure, error));
     match &arguments.what {
         What::Create { name, ttl, json: as_json } => {
             let new = NewSession { name: name.clone(), tracepoints: Vec::new(), ttl_seconds: ttl.as_secs() };
             let session = client.create_session(&new)?;
-            output.line(&if *as_json { json(&session)? } else { session.id.to_string() })?;
+            if *as_json {
+                output.json(&session)?
+            } else {
+                output.line(session.id.as_str())?
+            };
         }
         What::Add(add) => {
             for location in &add.locations {
@@ -134,7 +137,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         }
         What::List { json: true } => {
             for session in client.sessions()? {
-                output.line(&json(&session)?)?;
+                output.json(&session)?;
             }
         }
         What::List { json: false } => {
@@ -160,7 +163,11 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         }
         What::Show { session, json: as_json } => {
             let status = client.session(session)?;
-            output.line(&if *as_json { json(&status)? } else { shown(&status) })?;
+            if *as_json {
+                output.json(&status)?
+            } else {
+                output.line(&shown(&status))?
+            };
         }
         What::Start { session } => drop(client.set_running(session, true)?),
         What::Stop { session } => drop(client.set_running(session, false)?),
@@ -184,19 +191,6 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     }
     output.flush()?;
     Ok(Exit::Ok)
-}
-
-/// Anything that has a JSON form.
-mod erased {
-    pub(super) trait Json {
-        fn text(&self) -> serde_json::Result<String>;
-    }
-
-    impl<T: serde::Serialize> Json for T {
-        fn text(&self) -> serde_json::Result<String> {
-            serde_json::to_string(self)
-        }
-    }
 }
 
 /// A tracepoint on a service.
@@ -238,8 +232,7 @@ fn shown(status: &SessionStatus) -> String {
         }
     }
     let losses = &status.losses;
-    let lost = losses.total();
-    if lost > 0 {
+    if losses.total() > 0 {
         out.push_str(&format!(
             "lost: {} with the kernel's ring full, {} with the agent's queue full, {} refused by the broker, {} not \
              decodable, {} nobody knows where\n",

@@ -181,13 +181,12 @@ impl Printer {
     }
 
     pub(super) fn hit(&mut self, stored: &StoredHit) -> Result<(), Failure> {
-        let text = if self.json {
-            serde_json::to_string(stored).map_err(|error| Failure::new(Exit::Failure, error))?
+        self.reader = if self.json {
+            self.output.json(stored)?
         } else {
-            self.story.hit(stored, &self.text).trim_end_matches('\n').to_owned()
+            self.output.line(self.story.hit(stored, &self.text).trim_end_matches('\n'))?
         };
         self.printed += 1;
-        self.reader = self.output.line(&text)?;
         Ok(())
     }
 

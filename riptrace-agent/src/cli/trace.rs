@@ -219,7 +219,6 @@ impl States {
 fn summary(status: &SessionStatus) -> String {
     let hits: u64 =
         status.hosts.iter().filter_map(|host| host.state.as_ref()).map(|state| state.stats.hits).sum();
-    let losses = &status.losses;
-    let lost = losses.total();
+    let lost = status.losses.total();
     format!("hits {hits}, stored {}, lost {lost}; on {} hosts\n", status.stored, status.hosts.len())
 }

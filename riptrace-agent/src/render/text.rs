@@ -10,7 +10,7 @@ mod value;
 
 pub use self::{
     events::{attached, budget, detached, error, event, hit, price, stats},
-    story::Story,
+    story::{Story, uncertainty},
     value::{reason, value},
 };
 

@@ -89,7 +89,9 @@ impl Story {
 }
 
 /// `±0.12 ms`: rounded up, so that it promises nothing that is not so.
-fn uncertainty(nanoseconds: u64) -> String {
+/// How far a time may be off: `±0.12 ms`, rounded up.
+#[must_use]
+pub fn uncertainty(nanoseconds: u64) -> String {
     let hundredths = nanoseconds.div_ceil(10_000);
     format!("±{}.{:02} ms", hundredths / 100, hundredths % 100)
 }
