@@ -11,14 +11,13 @@ use std::{
     ops::ControlFlow,
     path::PathBuf,
     process::{Command, Stdio},
-    sync::Arc,
 };
 
 use riptrace_agent::{
     binary::{debug::DebugOptions, executable::Executable},
-    plan::{CaptureLimits, path::PathExpression, sites::LocationRequest},
+    plan::{path::PathExpression, sites::LocationRequest},
     probe::{Kernel, KernelOptions},
-    trace::{Expressions, Image, ParsedExpr, Planner, ProcessScope, Request, Tracer, Wanted},
+    trace::{Image, ParsedExpr, Planner, ProcessScope, Request, Tracer, Wanted},
 };
 use riptrace_common::wire::{event::Event, number::Scalar};
 use riptrace_tests::{
@@ -104,17 +103,11 @@ fn run(version: &Version, mode: Mode) {
     let mut planned = Vec::new();
     let mut refused = String::new();
     for (number, expression) in expressions.iter().enumerate() {
+        let location = format!("main.go:{}", lines[expression.group]).parse::<LocationRequest>().unwrap();
         let wanted = Wanted {
-            location: format!("main.go:{}", lines[expression.group]).parse::<LocationRequest>().unwrap(),
             captures: vec![PathExpression::parse("i").unwrap()],
             when: Some(ParsedExpr::parse(expression.ours).unwrap_or_else(|error| panic!("{error}"))),
-            expressions: Expressions::default(),
-            globals: false,
-            returns: false,
-            arguments_only: false,
-            sites: riptrace_agent::trace::SiteChoice::Best,
-            edge: None,
-            limits: CaptureLimits::default(),
+            ..Wanted::at(location)
         };
         match planner.plan(image, &wanted) {
             Ok(found) => planned.push((number, wanted, found.plans)),
@@ -127,23 +120,8 @@ fn run(version: &Version, mode: Mode) {
     let mut tracer = Tracer::start(Kernel::load(&options).unwrap(), planner).unwrap();
     let mut armed = Vec::new();
     for (number, wanted, plans) in planned {
-        let request = Request {
-            id: Arc::from(number.to_string()),
-            requested: expressions[number].ours.to_owned(),
-            image,
-            attach_path: executable.clone(),
-            plans,
-            processes: ProcessScope::Only(vec![child.id()]),
-            limits: CaptureLimits::default(),
-            rate_per_second: 0,
-            limit: 0,
-            limit_with: None,
-            stack_frames: 0,
-            sample: 1.0,
-            dry_run: false,
-            wanted,
-            warnings: Vec::new(),
-        };
+        let scope = ProcessScope::Only(vec![child.id()]);
+        let request = Request::of(number.to_string(), image, executable.clone(), plans, scope, wanted);
         armed.push((number, tracer.arm(request).unwrap().0));
     }
     child.stdin.take().unwrap().write_all(b"go\n").unwrap();
@@ -192,18 +170,7 @@ fn run(version: &Version, mode: Mode) {
     assert!(wrong.is_empty(), "{title}:\n{wrong}");
 }
 
-macro_rules! versions {
-    ($($name:ident: $version:expr, $mode:ident;)*) => {
-        $(
-            #[test]
-            fn $name() {
-                run(&$version, Mode::$mode);
-            }
-        )*
-    };
-}
-
-versions! {
+riptrace_tests::versions! { run:
     go1_21_optimised: Version("1.21.13".into()), Optimised;
     go1_23_debug: Version("1.23.12".into()), Debug;
     go1_24_optimised: Version("1.24.13".into()), Optimised;

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "that is how a test fails")]
 
-use std::{collections::BTreeMap, net::TcpListener, ops::ControlFlow, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::TcpListener, ops::ControlFlow, path::Path, time::Duration};
 
 use riptrace_agent::{
     binary::{debug::DebugOptions, executable::Executable},
@@ -37,23 +37,8 @@ fn armed(executable: &Path, pids: &[u32]) -> Tracer {
     let options = KernelOptions { max_tracepoints: 64, open_calls: 1024, ..KernelOptions::default() };
     let mut tracer = Tracer::start(Kernel::load(&options).unwrap(), planner).unwrap();
     for (built_in, wanted, plans) in planned {
-        let request = Request {
-            id: Arc::from(built_in.id),
-            requested: built_in.requested().to_owned(),
-            image,
-            attach_path: executable.to_owned(),
-            plans,
-            processes: ProcessScope::Only(pids.to_vec()),
-            limits: wanted.limits,
-            rate_per_second: 0,
-            limit: 0,
-            limit_with: None,
-            stack_frames: 0,
-            sample: 1.0,
-            dry_run: false,
-            wanted,
-            warnings: Vec::new(),
-        };
+        let scope = ProcessScope::Only(pids.to_vec());
+        let request = Request::of(built_in.id, image, executable.to_owned(), plans, scope, wanted);
         tracer.arm(request).unwrap();
     }
     tracer

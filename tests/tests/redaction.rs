@@ -19,8 +19,7 @@ use riptrace_agent::{
     probe::{Kernel, KernelOptions},
     redact::{Policy, Rules},
     trace::{
-        Image, ParsedExpr, PlanFailure, PlannedLocation, Planner, ProcessScope, Request, SiteChoice, Tracer,
-        Wanted,
+        Image, ParsedExpr, PlanFailure, PlannedLocation, Planner, ProcessScope, Request, Tracer, Wanted,
     },
 };
 use riptrace_common::wire::{
@@ -53,16 +52,9 @@ fn program() -> PathBuf {
 
 fn wanted(location: &str, returns: bool) -> Wanted {
     Wanted {
-        location: location.parse::<LocationRequest>().unwrap(),
-        captures: Vec::new(),
-        expressions: riptrace_agent::trace::Expressions::default(),
-        when: None,
-        globals: false,
         returns,
-        sites: SiteChoice::default(),
-        edge: None,
-        arguments_only: false,
         limits: CaptureLimits { max_depth: 6, ..CaptureLimits::default() },
+        ..Wanted::at(location.parse::<LocationRequest>().unwrap())
     }
 }
 
@@ -147,23 +139,8 @@ fn run(executable: &Path, rules: &Arc<Rules>) -> Seen {
     let (sender, records) = channel();
     tracer.copy_records_to(sender);
     for (number, (wanted, plans)) in planned.into_iter().enumerate() {
-        let request = Request {
-            id: Arc::from(number.to_string()),
-            requested: String::new(),
-            image,
-            attach_path: executable.to_owned(),
-            plans,
-            processes: ProcessScope::Only(vec![child.id()]),
-            limits: wanted.limits,
-            rate_per_second: 0,
-            limit: 0,
-            limit_with: None,
-            stack_frames: 0,
-            sample: 1.0,
-            dry_run: false,
-            wanted,
-            warnings: Vec::new(),
-        };
+        let scope = ProcessScope::Only(vec![child.id()]);
+        let request = Request::of(number.to_string(), image, executable.to_owned(), plans, scope, wanted);
         let (_, attached) = tracer.arm(request).unwrap();
         assert_eq!(attached.redaction, *rules.description());
     }
@@ -256,18 +233,7 @@ fn secrets_stay(version: &Version, mode: Mode) {
     }
 }
 
-macro_rules! versions {
-    ($($name:ident: $version:expr, $mode:ident;)*) => {
-        $(
-            #[test]
-            fn $name() {
-                secrets_stay(&$version, Mode::$mode);
-            }
-        )*
-    };
-}
-
-versions! {
+riptrace_tests::versions! { secrets_stay:
     go1_21_debug: Version("1.21.13".into()), Debug;
     go1_23_optimised: Version("1.23.12".into()), Optimised;
     local_debug: Version::local().unwrap(), Debug;

@@ -13,20 +13,14 @@ use riptrace_common::{
 
 use crate::{
     expr::parse_template,
-    plan::{CaptureLimits, path::PathExpression, sites::LocationRequest},
-    trace::{Expressions, ParsedExpr, SiteChoice, Wanted},
+    plan::{CaptureLimits, sites::LocationRequest},
+    trace::{Expressions, ParsedExpr, SiteChoice, Wanted, parse_captures},
 };
 
 /// How long a tracepoint is held unless its request says otherwise.
 const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 /// The longest time to live.
 const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Levels of pointers that are followed at the most.
-const MAX_DEPTH: u32 = 64;
-/// Elements at the most.
-const MAX_ITEMS: u32 = 65_536;
-/// Bytes of a hit at the least.
-const MIN_BYTES: u32 = 1024;
 /// Expressions of one tracepoint.
 const MAX_CAPTURES: usize = 64;
 
@@ -88,10 +82,10 @@ pub fn wanted(location: &str, options: &TraceOptions) -> Result<Wanted, Error> {
     let bad = |text: String| Error::new(ErrorCode::BadRequest, text);
     for (name, value, least, most) in [
         ("stack", *stack, 0, limits::MAX_STACK_FRAMES),
-        ("depth", *depth, 0, MAX_DEPTH),
+        ("depth", *depth, 0, CaptureLimits::MAX_DEPTH),
         ("max_string", *max_string, 0, limits::MAX_CHUNK_BYTES),
-        ("max_items", *max_items, 0, MAX_ITEMS),
-        ("max_bytes", *max_bytes, MIN_BYTES, limits::MAX_RECORD_BYTES),
+        ("max_items", *max_items, 0, CaptureLimits::MAX_ITEMS),
+        ("max_bytes", *max_bytes, CaptureLimits::MIN_BYTES, limits::MAX_RECORD_BYTES),
     ] {
         if !(least..=most).contains(&value) {
             return Err(bad(format!("{name} is {value}; it can be from {least} to {most}")));
@@ -112,24 +106,15 @@ pub fn wanted(location: &str, options: &TraceOptions) -> Result<Wanted, Error> {
              trace the line without returns"
         )));
     }
-    let (mut captures, mut computed) = (Vec::new(), Vec::new());
-    for text in capture {
-        match PathExpression::parse(text) {
-            Ok(path) => captures.push(path),
-            Err(_) => computed.push(expression("capture", text)?),
-        }
-    }
+    let (captures, computed) = parse_captures(capture).map_err(|error| bad(format!("capture: {error}")))?;
     let message = message.as_deref().map(parse_template).transpose();
     let message = message.map_err(|error| bad(format!("message: {error}")))?;
     Ok(Wanted {
-        edge: None,
-        location,
         captures,
-        when: when.as_deref().map(|text| expression("when", text)).transpose()?,
+        when: when.as_deref().map(condition).transpose()?,
         expressions: Expressions { computed, message },
         globals: *globals,
         returns: *returns,
-        arguments_only: false,
         limits: CaptureLimits {
             max_depth: *depth,
             max_string: *max_string,
@@ -137,12 +122,13 @@ pub fn wanted(location: &str, options: &TraceOptions) -> Result<Wanted, Error> {
             max_bytes: *max_bytes,
         },
         sites: SiteChoice::of_flag(*at_line_start),
+        ..Wanted::at(location)
     })
 }
 
-fn expression(what: &str, text: &str) -> Result<ParsedExpr, Error> {
+fn condition(text: &str) -> Result<ParsedExpr, Error> {
     ParsedExpr::parse(text.trim())
-        .map_err(|error| Error::new(ErrorCode::BadRequest, format!("{what}: {error}")))
+        .map_err(|error| Error::new(ErrorCode::BadRequest, format!("when: {error}")))
 }
 
 #[cfg(test)]

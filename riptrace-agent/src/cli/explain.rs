@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     plan::{
-        CaptureLimits, SitePlan,
+        SitePlan,
         cost::capture_ns,
         fast::{Candidate, Verdict},
         sites::LocationRequest,
@@ -121,16 +121,13 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let when = arguments.when.as_deref().map(probe::condition).transpose()?;
     let (captures, computed) = probe::captures(&arguments.capture)?;
     let wanted = Wanted {
-        location,
         captures,
         expressions: Expressions { computed, message: None },
         when,
         globals: arguments.globals,
         returns: arguments.returns,
-        arguments_only: false,
-        limits: CaptureLimits::default(),
         sites: SiteChoice::of_flag(arguments.at_line_start),
-        edge: None,
+        ..Wanted::at(location)
     };
     let rules = arguments.redaction.rules()?;
     let progress = Progress::start();
@@ -153,12 +150,11 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
                         .collect(),
                     warnings: planned.warnings,
                 };
-                let text = if arguments.json {
-                    serde_json::to_string(&explanation).map_err(|error| Failure::new(Exit::Failure, error))?
+                if arguments.json {
+                    output.json(&explanation)?;
                 } else {
-                    text(&explanation)
-                };
-                output.line(text.trim_end())?;
+                    output.line(text(&explanation).trim_end())?;
+                }
             }
             Err(error) => failure = Some(error),
         }

@@ -33,7 +33,7 @@ pub struct CaptureArguments {
     pub stack: u32,
 
     /// Levels of pointers that are followed.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(0..=64))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(0..=i64::from(CaptureLimits::MAX_DEPTH)))]
     pub depth: u32,
 
     /// Bytes of a string.
@@ -42,12 +42,12 @@ pub struct CaptureArguments {
     pub max_string: u32,
 
     /// Elements of an array, slice, map or channel.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=65_536))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=i64::from(CaptureLimits::MAX_ITEMS)))]
     pub max_items: u32,
 
     /// Bytes of a hit.
     #[arg(long, value_name = "BYTES", default_value_t = limits::MAX_RECORD_BYTES,
-          value_parser = clap::value_parser!(u32).range(1024..=i64::from(limits::MAX_RECORD_BYTES)))]
+          value_parser = clap::value_parser!(u32).range(i64::from(CaptureLimits::MIN_BYTES)..=i64::from(limits::MAX_RECORD_BYTES)))]
     pub max_bytes: u32,
 
     /// At most this many hits in each second for each location; 0: no limit.

@@ -36,7 +36,7 @@ use crate::{
     render::{self, text::TextOptions},
     trace::{
         Expressions, ImageId, ParsedExpr, PlanFailure, Planner, Request, SiteChoice, TracepointId, Tracer,
-        Wanted, kernel_options, utc_offset_seconds,
+        Wanted, kernel_options, parse_captures, utc_offset_seconds,
     },
 };
 
@@ -132,16 +132,14 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let wanted: Vec<Wanted> = locations
         .into_iter()
         .map(|location| Wanted {
-            location,
             captures: captures.clone(),
             when: when.clone(),
             expressions: expressions.clone(),
             globals: arguments.options.globals,
             returns: arguments.options.returns,
-            arguments_only: false,
             limits: arguments.options.limits(),
             sites: SiteChoice::of_flag(arguments.options.at_line_start),
-            edge: None,
+            ..Wanted::at(location)
         })
         .collect();
     let progress = Progress::start();
@@ -224,18 +222,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
 /// What `--capture` names.
 /// Paths of variables, and what is computed of such.
 pub(super) fn captures(texts: &[String]) -> Result<(Vec<PathExpression>, Vec<ParsedExpr>), Failure> {
-    let (mut paths, mut computed) = (Vec::new(), Vec::new());
-    for text in texts {
-        match PathExpression::parse(text) {
-            Ok(path) => paths.push(path),
-            Err(_) => {
-                let parsed = ParsedExpr::parse(text.trim());
-                computed
-                    .push(parsed.map_err(|error| Failure::new(Exit::Usage, format!("--capture: {error}")))?);
-            }
-        }
-    }
-    Ok((paths, computed))
+    parse_captures(texts).map_err(|error| Failure::new(Exit::Usage, format!("--capture: {error}")))
 }
 
 /// How many tracepoints the command can have: one for each location in each program.
@@ -338,7 +325,7 @@ fn not_bound(failures: &[(&Program, PlanFailure)], text: &str) -> String {
 
 /// Reads a condition.
 pub(super) fn condition(text: &str) -> Result<ParsedExpr, Failure> {
-    ParsedExpr::parse(text).map_err(|error| Failure::new(Exit::Usage, format!("--when: {error}")))
+    ParsedExpr::parse(text.trim()).map_err(|error| Failure::new(Exit::Usage, format!("--when: {error}")))
 }
 
 /// What is not found may be in a plugin, which is a binary of its own.

@@ -224,6 +224,15 @@ pub struct CaptureLimits {
     pub max_bytes: u32,
 }
 
+impl CaptureLimits {
+    /// Most levels of pointers that can be asked for.
+    pub const MAX_DEPTH: u32 = 64;
+    /// Most elements that can be asked for.
+    pub const MAX_ITEMS: u32 = 65_536;
+    /// Fewest bytes of a record that can be asked for.
+    pub const MIN_BYTES: u32 = 1024;
+}
+
 impl Default for CaptureLimits {
     fn default() -> Self {
         Self { max_depth: 4, max_string: 256, max_items: 64, max_bytes: 65_536 }

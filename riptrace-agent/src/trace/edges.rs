@@ -17,7 +17,7 @@ use riptrace_common::wire::{
     value::Value,
 };
 
-use super::{Image, ParsedExpr, SiteChoice, Wanted, outputs::Expressions};
+use super::{Image, ParsedExpr, Wanted};
 use crate::{
     decode::trace_context::{self, SpanContext},
     plan::{
@@ -156,16 +156,12 @@ impl BuiltIn {
             Carrier::Context | Carrier::ReturnedContext => CaptureLimits { max_depth: 0, ..LIMITS },
         };
         Wanted {
-            location: LocationRequest::Function { name: self.function.to_owned() },
             captures,
             when,
-            expressions: Expressions::default(),
-            globals: false,
             returns: self.end.is_some(),
-            arguments_only: false,
             limits,
-            sites: SiteChoice::Best,
             edge: Some(self),
+            ..Wanted::at(LocationRequest::Function { name: self.function.to_owned() })
         }
     }
 }

@@ -18,15 +18,16 @@ mod planner;
 mod planning;
 mod processes;
 mod proofs;
+mod request;
 mod results;
 mod scope;
 mod stacks;
 pub mod survey;
+mod wanted;
 
 use std::{
     collections::HashMap,
     ops::ControlFlow,
-    path::PathBuf,
     sync::{Arc, mpsc::Sender},
     time::Instant,
 };
@@ -53,8 +54,10 @@ pub use self::{
     kernel_facts::kernel_options,
     outputs::Expressions,
     planner::Planner,
-    planning::{PlanFailure, PlannedLocation, SiteChoice, Wanted, plan_alone},
+    planning::plan_alone,
+    request::{ProcessScope, Request},
     scope::ParsedExpr,
+    wanted::{PlanFailure, PlannedLocation, SiteChoice, Wanted, parse_captures},
 };
 use crate::{
     decode::{self, DecodeContext, HostFacts, record},
@@ -75,52 +78,6 @@ const SURPLUS_BYTES: usize = MAX_WAITING_BYTES / 2;
 /// Names a traced binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ImageId(usize);
-
-/// Which processes a tracepoint is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProcessScope {
-    /// Every process of the binary, those that start later too.
-    All,
-    /// These, and never others.
-    Only(Vec<u32>),
-    /// These for now; [`Tracer::set_processes`] changes them.
-    Changing(Vec<u32>),
-}
-
-/// A tracepoint to be armed.
-#[derive(Debug)]
-pub struct Request {
-    /// Its name.
-    pub id: Arc<str>,
-    /// The location as it was asked for.
-    pub requested: String,
-    /// The binary.
-    pub image: ImageId,
-    /// Any path to the binary's file.
-    pub attach_path: PathBuf,
-    /// Where, and what is captured there.
-    pub plans: Vec<SitePlan>,
-    /// Which processes.
-    pub processes: ProcessScope,
-    /// Capture limits.
-    pub limits: CaptureLimits,
-    /// Hits a second; 0: no limit.
-    pub rate_per_second: u32,
-    /// Hits in all; 0: no limit.
-    pub limit: u64,
-    /// A tracepoint that is armed already, whose hits count towards the limit too.
-    pub limit_with: Option<TracepointId>,
-    /// The share of the hits that is captured, 0 to 1.
-    pub sample: f64,
-    /// Count and price the hits, capture nothing.
-    pub dry_run: bool,
-    /// Frames of the call stack; 0: none.
-    pub stack_frames: u32,
-    /// What the plans were made from: to plan less, should it cost too much.
-    pub wanted: Wanted,
-    /// What the user should know.
-    pub warnings: Vec<String>,
-}
 
 /// Names an armed tracepoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

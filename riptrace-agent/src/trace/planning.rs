@@ -10,27 +10,22 @@ use std::{
 use riptrace_common::wire::event::{Location, Role, Trigger};
 
 use super::{
-    Image,
-    edges::BuiltIn,
-    outputs::{self, Expressions},
-    proofs::Proofs,
-    results,
-    scope::{self, ParsedExpr},
+    Image, PlanFailure, PlannedLocation, SiteChoice, Wanted, outputs, proofs::Proofs, results, scope,
 };
 use crate::{
-    binary::{BinaryError, FileIdentity},
+    binary::FileIdentity,
     dwarf::{DebugInfo, DwarfError, Function, VariableLocation, VisibleVariable},
     expr,
     golang::types::{Shape, TypeId, TypeSource},
     plan::{
-        CallRole, CaptureLimits, SitePlan,
+        CallRole, SitePlan,
         captures::{PlanError, SiteContext, plan_site},
         condition::Condition,
         fast::{Choice, Question, choose},
         path::{PathError, PathExpression, PathStep, nearest},
         referenced::referenced_first,
         returns::Calls,
-        sites::{self, LineSource, LocationError, LocationRequest, Site},
+        sites::{self, LineSource, LocationError, Site},
         stripped::{RawTypes, TableLines, argument_registers},
         trace_context,
         types::{COMMON_DYNAMIC_TYPES, RegistryError, TypeRegistry},
@@ -51,130 +46,6 @@ const MAX_DICTIONARIES: usize = 512;
 
 /// A binary's types, as far as they may be read.
 pub(super) type ImageTypes = RedactedTypes<Arc<DebugInfo>>;
-
-/// What is wanted at a location.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// Where.
-    pub location: LocationRequest,
-    /// Only these; none: every variable.
-    pub captures: Vec<PathExpression>,
-    /// Only hits for which this holds.
-    pub when: Option<ParsedExpr>,
-    /// What else is shown of a hit.
-    pub expressions: Expressions,
-    /// The package's variables too.
-    pub globals: bool,
-    /// The function's returns too.
-    pub returns: bool,
-    /// Arguments and receiver only.
-    pub arguments_only: bool,
-    /// How much is followed.
-    pub limits: CaptureLimits,
-    /// Which instruction of a line is armed.
-    pub sites: SiteChoice,
-    /// Its hits are edges (`edges::requests`), and those that are none are filtered.
-    pub edge: Option<&'static BuiltIn>,
-}
-
-impl Wanted {
-    /// Everything that is seen at a location, within the usual limits.
-    #[must_use]
-    pub fn at(location: LocationRequest) -> Self {
-        Self {
-            location,
-            captures: Vec::new(),
-            when: None,
-            expressions: Expressions::default(),
-            globals: false,
-            returns: false,
-            arguments_only: false,
-            limits: CaptureLimits::default(),
-            sites: SiteChoice::Best,
-            edge: None,
-        }
-    }
-}
-
-/// Which instruction of a line is armed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SiteChoice {
-    /// The best one of those that run exactly when the line's first one runs.
-    #[default]
-    Best,
-    /// The line's first one.
-    LineStart,
-}
-
-impl SiteChoice {
-    /// By the flag `--at-line-start`.
-    #[must_use]
-    pub const fn of_flag(at_line_start: bool) -> Self {
-        if at_line_start { Self::LineStart } else { Self::Best }
-    }
-}
-
-/// A location, planned.
-#[derive(Clone, Debug)]
-pub struct PlannedLocation {
-    /// One plan a site.
-    pub plans: Vec<SitePlan>,
-    /// What the user should know.
-    pub warnings: Vec<String>,
-}
-
-/// Why a location can't be planned.
-#[derive(Debug, thiserror::Error)]
-pub enum PlanFailure {
-    /// It can't be bound.
-    #[error(transparent)]
-    Location(#[from] LocationError),
-    /// Its variables can't be planned.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// Debug data is broken.
-    #[error(transparent)]
-    Dwarf(#[from] DwarfError),
-    /// Too many types.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// The address is not in the file.
-    #[error(
-        "the address {address:#x} is not in the program's file; was it changed after it was linked (packed)?"
-    )]
-    NotInFile {
-        /// The address.
-        address: u64,
-    },
-    /// The condition can't be decided at a site.
-    #[error("--when can't be decided at {place}: {reason}")]
-    Condition {
-        /// Where.
-        place: String,
-        /// Why.
-        reason: String,
-    },
-    /// An expression can't be computed at a site.
-    #[error("at {place}: {reason}")]
-    Expression {
-        /// Where.
-        place: String,
-        /// Why.
-        reason: String,
-    },
-    /// Expressions need variables.
-    #[error("--capture, --when and --message need debug data: {reason}")]
-    NoVariables {
-        /// Why there is none.
-        reason: String,
-    },
-    /// Neither debug data nor the runtime's own table.
-    #[error(transparent)]
-    Binary(#[from] BinaryError),
-    /// The image was never added.
-    #[error("the binary is not known")]
-    UnknownImage,
-}
 
 /// Plans a location, and tells the registry of the types that its interfaces are likely to hold.
 pub(super) fn plan(

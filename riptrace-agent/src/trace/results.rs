@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use riptrace_common::wire::{event::Role, value::Unavailable};
 
 use super::{
-    Image,
-    planning::{PlanFailure, Wanted, cfa_from_table, has_redacted},
+    Image, PlanFailure, Wanted,
+    planning::{cfa_from_table, has_redacted},
     proofs::Proofs,
 };
 use crate::{

@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 
 use riptrace_agent::{
     binary::{cache::Cache, debug::DebugOptions},
-    plan::{CaptureLimits, sites::LocationRequest},
+    plan::sites::LocationRequest,
     probe::KernelOptions,
-    trace::{Expressions, Image, Planner, ProcessScope, Request, Tracer, Wanted, budget::Level},
+    trace::{Image, Planner, ProcessScope, Request, Tracer, Wanted, budget::Level},
 };
 use riptrace_common::wire::event::{Event, Hit, Role};
 
@@ -22,36 +22,14 @@ fn each_step_captures_less() {
     let mut planner = Planner::default();
     let options = DebugOptions { cache: Cache::none(), ..DebugOptions::from_environment(None) };
     let image = planner.add_image(Image::load(target.executable.clone(), &options, &|_| ()));
-    let wanted = Wanted {
-        location: LocationRequest::Function { name: "main.Framed".into() },
-        captures: Vec::new(),
-        when: None,
-        expressions: Expressions::default(),
-        globals: true,
-        arguments_only: false,
-        returns: false,
-        sites: riptrace_agent::trace::SiteChoice::Best,
-        edge: None,
-        limits: CaptureLimits::default(),
-    };
+    let wanted =
+        Wanted { globals: true, ..Wanted::at(LocationRequest::Function { name: "main.Framed".into() }) };
     let planned = planner.plan(image, &wanted).unwrap();
     let mut tracer = Tracer::start(kernel, planner).unwrap();
+    let scope = ProcessScope::Only(vec![target.pid()]);
     let request = Request {
-        id: "t_1".into(),
-        requested: "main.Framed".into(),
-        image,
-        attach_path: target.path.clone(),
-        plans: planned.plans,
-        processes: ProcessScope::Only(vec![target.pid()]),
-        limits: wanted.limits,
-        rate_per_second: 0,
-        limit: 0,
-        limit_with: None,
-        sample: 1.0,
-        dry_run: false,
         stack_frames: 8,
-        wanted,
-        warnings: Vec::new(),
+        ..Request::of("t_1", image, target.path.clone(), planned.plans, scope, wanted)
     };
     let (id, _) = tracer.arm(request).unwrap();
     let mut hits = |tracer: &mut Tracer| {

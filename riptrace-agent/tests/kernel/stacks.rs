@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 
 use riptrace_agent::{
     binary::{cache::Cache, debug::DebugOptions},
-    plan::{CaptureLimits, sites::LocationRequest},
+    plan::sites::LocationRequest,
     probe::{KernelOptions, Scope},
-    trace::{Expressions, Image, Planner, ProcessScope, Request, SiteChoice, Tracer, Wanted},
+    trace::{Image, Planner, ProcessScope, Request, Tracer, Wanted},
 };
 use riptrace_common::{
     abi::{limits, program::Tracepoint, record::FLAG_STACK_TRUNCATED, stack},
@@ -125,38 +125,15 @@ fn every_hit_has_its_stack() {
         let mut planner = Planner::default();
         let options = DebugOptions { cache: Cache::none(), ..DebugOptions::from_environment(None) };
         let image = planner.add_image(Image::load(target.executable.clone(), &options, &|_| ()));
-        let wanted = Wanted {
-            location: LocationRequest::Function { name: "main.Leaf".into() },
-            captures: Vec::new(),
-            when: None,
-            expressions: Expressions::default(),
-            globals: false,
-            arguments_only: false,
-            returns: false,
-            sites: SiteChoice::Best,
-            edge: None,
-            limits: CaptureLimits::default(),
-        };
+        let wanted = Wanted::at(LocationRequest::Function { name: "main.Leaf".into() });
         let plans = planner.plan(image, &wanted).unwrap().plans;
         let mut tracer = Tracer::start(kernel, planner).unwrap();
         let (path, pid) = (target.path.clone(), target.pid());
         let arm = |tracer: &mut Tracer| {
+            let (plans, scope) = (plans.clone(), ProcessScope::Only(vec![pid]));
             let request = Request {
-                id: "t_1".into(),
-                requested: "main.Leaf".into(),
-                image,
-                attach_path: path.clone(),
-                plans: plans.clone(),
-                processes: ProcessScope::Only(vec![pid]),
-                limits: wanted.limits,
-                rate_per_second: 0,
-                limit: 0,
-                limit_with: None,
-                sample: 1.0,
-                dry_run: false,
                 stack_frames: FRAMES,
-                wanted: wanted.clone(),
-                warnings: Vec::new(),
+                ..Request::of("t_1", image, path.clone(), plans, scope, wanted.clone())
             };
             tracer.arm(request).unwrap().0
         };

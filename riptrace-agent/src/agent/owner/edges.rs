@@ -17,8 +17,6 @@ use crate::{
 
 /// How long they stay once no tracepoint needs them: what its last hits were part of is still under way.
 const LINGER: Duration = Duration::from_millis(500);
-/// Frames of a hit that has none: an edge is a place and a time.
-const NO_STACK: u32 = 0;
 
 /// The built-in tracepoints of a build.
 #[derive(Debug, Default)]
@@ -119,23 +117,9 @@ impl Owner {
                 }
             };
             let place = self.next_place;
-            let request = Request {
-                id: Arc::from(place.to_string()),
-                requested: built_in.requested().to_owned(),
-                image: image_id,
-                attach_path: known.process.attach_path(),
-                plans: planned.plans,
-                processes: ProcessScope::Changing(pids.to_vec()),
-                limits: wanted.limits,
-                rate_per_second: 0,
-                limit: 0,
-                limit_with: None,
-                sample: 1.0,
-                dry_run: false,
-                stack_frames: NO_STACK,
-                wanted,
-                warnings: Vec::new(),
-            };
+            let scope = ProcessScope::Changing(pids.to_vec());
+            let path = known.process.attach_path();
+            let request = Request::of(place.to_string(), image_id, path, planned.plans, scope, wanted);
             match loaded.tracer.arm(request) {
                 Ok((armed, _)) => {
                     self.next_place += 1;
