@@ -20,7 +20,7 @@ use super::counters;
 const COUNTERS: &str = "counters_v";
 const NAMES: &str = "names_v";
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: i128 = 0xcafe_4a11;
 /// Where systems mount one.
 const USUAL: &str = "/sys/fs/bpf";
 
@@ -188,9 +188,8 @@ fn is_bpf(path: &Path) -> bool {
         }
         of.assume_init()
     };
-    #[expect(clippy::useless_conversion, reason = "the field's type is another one with another C library")]
-    let magic = i64::from(of.f_type);
-    magic == BPF_FS_MAGIC
+    // Signed or not: that depends on the C library.
+    i128::from(of.f_type) == BPF_FS_MAGIC
 }
 
 fn mount(at: &Path) -> Result<(), PinsError> {
