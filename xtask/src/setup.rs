@@ -61,9 +61,11 @@ pub(crate) fn nats_py() -> Result<()> {
 
 fn python_environment(venv: &Path) -> Result<()> {
     sh::apt("python3", &["python3", "python3-venv"])?;
-    sh::run(sh::command("python3").args(["-m", "venv"]).arg(venv)).or_else(|_| {
-        sh::run(sh::command("apt-get").args(["install", "-y", "-qq", "python3-venv"]))?;
-        sh::run(sh::command("python3").args(["-m", "venv"]).arg(venv))
+    let make = || sh::run(sh::command("python3").args(["-m", "venv"]).arg(venv));
+    // Debian packs it apart from Python.
+    make().or_else(|_| {
+        sh::install("python3 -m venv", &["python3-venv"])?;
+        make()
     })
 }
 

@@ -73,9 +73,11 @@ pub(crate) fn has(program: &str) -> bool {
 ///
 /// Where the machine is not Debian's or the user is not root, says what to install.
 pub(crate) fn apt(program: &str, packages: &[&str]) -> Result<()> {
-    if has(program) {
-        return Ok(());
-    }
+    if has(program) { Ok(()) } else { install(program, packages) }
+}
+
+/// Installs packages with apt, whether or not something of them is there.
+pub(crate) fn install(program: &str, packages: &[&str]) -> Result<()> {
     if !has("apt-get") || output(Command::new("id").arg("-u"))? != "0" {
         bail!("{program} is missing; install it (Debian: apt-get install {})", packages.join(" "));
     }
