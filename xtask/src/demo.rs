@@ -28,6 +28,8 @@ pub(crate) struct Options {
 
 /// How long the agents may take to find the services.
 const FIND_WITHIN: Duration = Duration::from_secs(30);
+/// How long they may take to arm the tracepoints.
+const ARM_WITHIN: Duration = Duration::from_secs(30);
 /// Orders that are placed for the story.
 const STORY_ORDERS: u32 = 5;
 
@@ -109,7 +111,7 @@ fn story(folder: &Path, serve: bool) -> Result<()> {
     fleet.wait_for_services(&["orders", "inventory", "payments"], FIND_WITHIN)?;
     if serve {
         let load = fleet::load(&services, &shop.orders.address, &[])?;
-        let session = fleet.session(&fleet::marked_tracepoints()?)?;
+        let session = fleet.session(&fleet::marked_tracepoints()?, ARM_WITHIN)?;
         sh::say(&format!("the server: {}", fleet.server_url));
         sh::say(&format!(
             "try in another terminal: RIPTRACE_SERVER={} {} story {session} --follow",
@@ -122,14 +124,15 @@ fn story(folder: &Path, serve: bool) -> Result<()> {
             std::thread::park();
         }
     }
-    let session = fleet.session(&fleet::marked_tracepoints()?)?;
+    let session = fleet.session(&fleet::marked_tracepoints()?, ARM_WITHIN)?;
     sh::say(&format!("session {session}: a tracepoint in each service; placing {STORY_ORDERS} orders"));
     fleet::place_orders(&services, &shop.orders.address, STORY_ORDERS)?;
     let hits = fleet.story(&session, STORY_ORDERS as usize)?;
     // The longest one: an order that went through all three.
-    let longest =
-        hits.iter().max_by_key(|hit| hits.iter().filter(|other| other.trace_id == hit.trace_id).count());
-    let trace = &longest.context("no request was seen")?.trace_id;
+    let longest = hits
+        .iter()
+        .max_by_key(|one| hits.iter().filter(|other| other.hit.trace_id == one.hit.trace_id).count());
+    let trace = &longest.context("no request was seen")?.hit.trace_id;
     sh::say(&format!("riptrace story {session} --trace-id {trace}"));
     sh::run(&mut fleet.command(&["story", &session, "--trace-id", trace]))?;
     sh::run(fleet.command(&["session", "delete", &session]).stdout(std::process::Stdio::null()))?;

@@ -15,8 +15,8 @@ use serde::Deserialize;
 
 use crate::{build, sh};
 
-/// How long a program may take to say where it listens.
-const START_WITHIN: Duration = Duration::from_secs(30);
+/// How `riptrace` ends when there is no hit yet.
+const NO_HIT: i32 = 4;
 /// How long a story may take to be complete and final.
 const STORY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -154,13 +154,26 @@ pub(crate) struct Point {
 }
 
 /// A hit of a story, as `riptrace story --json` prints it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct StoryHit {
     pub(crate) service: String,
+    pub(crate) finality: String,
+    pub(crate) hit: Hit,
+}
+
+/// What is looked at of a hit.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Hit {
+    pub(crate) host: String,
+    #[serde(default)]
     pub(crate) trace_id: String,
-    pub(crate) certificate: String,
-    pub(crate) uncertainty_ns: Option<u64>,
-    pub(crate) wall_time_ns: Option<u64>,
+    /// Why it stands behind the hit before it; absent on the first one.
+    pub(crate) certificate: Option<String>,
+    /// The coordinated time.
+    pub(crate) time_ns: i64,
+    pub(crate) uncertainty_ns: Option<i64>,
+    /// The host's monotonic clock.
+    pub(crate) ktime_ns: i64,
 }
 
 impl<'a> Fleet<'a> {
@@ -247,7 +260,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Makes a session with these tracepoints; gives its id once all of them are armed.
-    pub(crate) fn session(&self, points: &[Point]) -> Result<String> {
+    pub(crate) fn session(&self, points: &[Point], within: Duration) -> Result<String> {
         #[derive(Deserialize)]
         struct Session {
             id: String,
@@ -268,7 +281,7 @@ impl<'a> Fleet<'a> {
             if armed >= points.len() {
                 return Ok(session.id);
             }
-            if begin.elapsed() > START_WITHIN {
+            if begin.elapsed() > within {
                 bail!("only {armed} of {} tracepoints are armed: {status:#}", points.len());
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -279,20 +292,8 @@ impl<'a> Fleet<'a> {
     pub(crate) fn story(&self, session: &str, traces: usize) -> Result<Vec<StoryHit>> {
         let begin = Instant::now();
         loop {
-            let text = sh::output(&mut self.command(&["story", session, "--json"]))?;
-            let values: Vec<serde_json::Value> = json_lines(&text)?;
-            let text_of = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-            let is_final = values.iter().all(|value| value["finality"] == "final");
-            let hits: Vec<StoryHit> = values
-                .iter()
-                .map(|value| StoryHit {
-                    service: text_of(&value["service"]),
-                    trace_id: text_of(&value["hit"]["trace_id"]),
-                    certificate: text_of(&value["hit"]["certificate"]),
-                    uncertainty_ns: value["hit"]["uncertainty_ns"].as_u64(),
-                    wall_time_ns: value["hit"]["wall_time_ns"].as_u64(),
-                })
-                .collect();
+            let hits = self.hits(&[session])?;
+            let is_final = hits.iter().all(|hit| hit.finality == "final");
             let ended = hits.iter().filter(|hit| hit.service == "orders").count();
             if is_final && ended >= traces {
                 return Ok(hits);
@@ -302,6 +303,17 @@ impl<'a> Fleet<'a> {
             }
             std::thread::sleep(Duration::from_millis(200));
         }
+    }
+}
+
+impl Fleet<'_> {
+    /// What `riptrace story` tells of a session or of a part of it.
+    pub(crate) fn hits(&self, arguments: &[&str]) -> Result<Vec<StoryHit>> {
+        let output = self.command(&["story", "--json"]).args(arguments).stderr(Stdio::inherit()).output()?;
+        if !output.status.success() && output.status.code() != Some(NO_HIT) {
+            bail!("riptrace story {arguments:?} failed: {}", output.status);
+        }
+        json_lines(&String::from_utf8_lossy(&output.stdout))
     }
 }
 

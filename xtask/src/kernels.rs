@@ -1,14 +1,13 @@
 //! The tests of the kernel side on other kernels: Debian's 6.1 (the floor, single links) and 6.12, booted in QEMU.
 //!
 //! Each machine is a kernel and an initramfs with our own process 1 (`guest/init.rs`), the static test binary and the
-//! Go programs that it traces; the suite is the one that `cargo test -p riptrace-agent --test kernel` runs here. TCG
-//! and not KVM: nested KVM hangs on some hosts, and the suite takes less than two minutes without it.
+//! Go programs that it traces; the suite is the one that `cargo test -p riptrace-agent --test kernel` runs here. The
+//! suite takes less than two minutes without KVM.
 
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -17,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::{
-    guest::{self, Archive, MUSL},
+    guest::{self, Archive, Kernel},
     sh,
 };
 
@@ -38,10 +37,13 @@ pub(crate) struct Options {
     verbose: bool,
 }
 
+/// The oldest kernel series that is supported.
+pub(crate) const FLOOR: &str = "6.1";
+
 impl Options {
     /// The oldest kernel that is supported.
     pub(crate) fn floor() -> Self {
-        Self { releases: vec!["6.1".to_owned()], filter: None, minutes: 20, verbose: false }
+        Self { releases: vec![FLOOR.to_owned()], filter: None, minutes: 20, verbose: false }
     }
 }
 
@@ -53,19 +55,16 @@ struct Verdict {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    sh::apt("qemu-system-x86_64", &["qemu-system-x86"])?;
     let work = sh::target().join("kernels");
     fs::create_dir_all(&work)?;
     let initramfs = initramfs(&work)?;
     let mut verdicts = Vec::new();
     for release in &options.releases {
-        let verdict = match guest::kernel(release)? {
-            Some(kernel) => boot(&kernel.image, &initramfs, &work.join(format!("{release}.log")), options)?,
-            None => Verdict {
-                release: release.clone(),
-                passed: false,
-                text: format!("no package linux-image-{release}…-cloud-amd64 within apt's reach; not tested"),
-            },
+        let verdict = match guest::obtain(release) {
+            Ok(kernel) => boot(&kernel, &initramfs, &work.join(format!("{release}.log")), options)?,
+            Err(error) => {
+                Verdict { release: release.clone(), passed: false, text: format!("not tested: {error:#}") }
+            }
         };
         verdicts.push(verdict);
     }
@@ -82,11 +81,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Builds what the machines run and packs it.
 fn initramfs(work: &Path) -> Result<PathBuf> {
-    guest::musl()?;
-    sh::say("building the tests as a static binary");
-    let test = work.join("kernel-test");
-    // Debug data would only make the archive larger.
-    sh::run(Command::new("strip").arg("--strip-debug").arg("-o").arg(&test).arg(test_binary()?))?;
+    let test = guest::stripped(&guest::binaries()?.kernel_test, work.join("kernel-test"))?;
     let init = guest::init(work)?;
     let source = sh::root().join("riptrace-agent/tests/kernel/target.go");
     for (name, mode) in [("target", "exe"), ("target-pie", "pie")] {
@@ -115,38 +110,14 @@ fn initramfs(work: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The test binary's path, as cargo tells it.
-fn test_binary() -> Result<PathBuf> {
-    let messages = sh::output(
-        sh::command("cargo")
-            .args(["test", "--no-run", "--package", "riptrace-agent", "--test", "kernel", "--target", MUSL])
-            .arg("--message-format=json-render-diagnostics"),
-    )?;
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "kernel" && message["profile"]["test"] == true)
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo built no test binary `kernel`")
-}
-
 /// Runs one machine to its verdict.
-fn boot(kernel: &Path, initramfs: &Path, log: &Path, options: &Options) -> Result<Verdict> {
-    let release = kernel.file_name().unwrap_or_default().to_string_lossy().replace("vmlinuz-", "");
+fn boot(kernel: &Kernel, initramfs: &Path, log: &Path, options: &Options) -> Result<Verdict> {
+    let release = kernel.release();
     sh::say(&format!("booting {release}"));
-    let filter =
-        options.filter.as_ref().map(|filter| format!(" riptrace.filter={filter}")).unwrap_or_default();
+    let filter = options.filter.as_ref().map(|filter| format!("riptrace.filter={filter}"));
     let begin = Instant::now();
-    let mut machine = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048", "-no-reboot"])
-        .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none"])
-        .arg("-kernel")
-        .arg(kernel)
-        .arg("-initrd")
-        .arg(initramfs)
-        .args(["-append", &format!("console=ttyS0 quiet panic=-1 oops=panic{filter}")])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+    let mut machine = guest::machine(kernel, initramfs, &filter.unwrap_or_default())
+        .args(["-nic", "none"])
         .spawn()
         .context("starting qemu-system-x86_64")?;
     let output = machine.stdout.take().context("a pipe")?;

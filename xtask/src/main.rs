@@ -6,6 +6,7 @@ mod demo;
 mod fleet;
 mod fuzz;
 mod guest;
+mod guest_clock;
 mod kernels;
 mod setup;
 mod sh;
