@@ -24,6 +24,17 @@ pub(crate) fn release_server() -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// All of the workspace but the eBPF object. The tests and the programs that they run are built with one choice of packages:
+/// another choice has other features of the dependencies, and builds all of them again.
+pub(crate) const WORKSPACE: [&str; 3] = ["--workspace", "--exclude", "riptrace-ebpf"];
+
+/// Builds the tests, and with them development builds of the programs; returns the paths of `riptrace` and `riptrace-server`.
+pub(crate) fn development() -> Result<(PathBuf, PathBuf)> {
+    sh::run(sh::command("cargo").args(["test", "--quiet", "--no-run"]).args(WORKSPACE))?;
+    let folder = sh::target().join("debug");
+    Ok((folder.join("riptrace"), folder.join("riptrace-server")))
+}
+
 /// Builds the static binary.
 pub(crate) fn dist() -> Result<()> {
     let targets = sh::output(sh::command("rustup").args(["target", "list", "--installed"]))?;

@@ -130,10 +130,8 @@ impl Programs {
 
     /// Development builds, which the tests have made already.
     pub(crate) fn debug() -> Result<Self> {
-        let packages = ["--package", "riptrace-agent", "--package", "riptrace-server"];
-        sh::run(sh::command("cargo").args(["build", "--quiet"]).args(packages))?;
-        let folder = sh::target().join("debug");
-        Ok(Self { riptrace: folder.join("riptrace"), server: folder.join("riptrace-server") })
+        let (riptrace, server) = build::development()?;
+        Ok(Self { riptrace, server })
     }
 }
 

@@ -4,7 +4,7 @@
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{guest, kernels, setup, sh, tidy, two_kernels};
+use crate::{build, guest, kernels, setup, sh, tidy, two_kernels};
 
 /// What to leave out.
 #[derive(Args)]
@@ -21,17 +21,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !options.no_lint {
         sh::say("rustfmt, clippy, tidy");
         sh::run(sh::command("cargo").args(["fmt", "--all", "--check"]))?;
-        sh::run(sh::command("cargo").args([
-            "clippy",
-            "--quiet",
-            "--workspace",
-            "--exclude",
-            "riptrace-ebpf",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]))?;
+        let mut clippy = sh::command("cargo");
+        clippy.args(["clippy", "--quiet"]).args(build::WORKSPACE);
+        sh::run(clippy.args(["--all-targets", "--", "-D", "warnings"]))?;
         tidy::run()?;
     }
     if !privileged() {
@@ -53,21 +45,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         two_kernels::run(&two_kernels::Options::floor())?;
     }
     setup::nats_py()?;
-    // The tests run the programs themselves.
-    sh::run(sh::command("cargo").args([
-        "build",
-        "--package",
-        "riptrace-agent",
-        "--package",
-        "riptrace-server",
-    ]))?;
-    sh::run(sh::command("cargo").args([
-        "test",
-        "--workspace",
-        "--exclude",
-        "riptrace-ebpf",
-        "--no-fail-fast",
-    ]))
+    sh::say("the tests");
+    let (riptrace, server) = build::development()?;
+    sh::run(
+        sh::command("cargo")
+            .arg("test")
+            .args(build::WORKSPACE)
+            .arg("--no-fail-fast")
+            // The tests run the programs themselves.
+            .env("RIPTRACE_BIN", riptrace)
+            .env("RIPTRACE_SERVER_BIN", server),
+    )
 }
 
 /// Whether BPF tests can run: root, in the sense of the tests themselves.
