@@ -334,6 +334,8 @@ async fn a_silent_agent_does_not_hold_up_the_order_and_what_it_brings_is_late() 
     let (session, id) = traced(&server, &[&one, &two]).await;
     until("the clocks are known", || async { one.assigned().is_some() && two.assigned().is_some() }).await;
     let held_back = two.hits(&id, 3, 1);
+    // Further apart than any error of the two clocks.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     two.set_silent(true);
     one.publish(one.hits(&id, 3, 1)).await;
     until_final(&server, &session.id, 3).await;
@@ -341,6 +343,7 @@ async fn a_silent_agent_does_not_hold_up_the_order_and_what_it_brings_is_late() 
     two.set_silent(false);
     two.publish(held_back).await;
     let hits = until_final(&server, &session.id, 6).await;
+    // What is late stands where it would have stood.
     let late: Vec<bool> = hits.iter().map(|hit| hit.hit.late).collect();
     assert_eq!(late, [true, true, true, false, false, false]);
     server.stop().await;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
@@ -150,18 +150,34 @@ pub struct Chain {
     pub middle: Service,
     /// Asks nobody.
     pub back: Service,
+    /// Released when all three have ended.
+    _only: OnlyOne,
+}
+
+/// The only chain of this machine. Agents look at every process there is, and the services' names are always the same:
+/// those of another test would be further instances.
+#[derive(Debug)]
+struct OnlyOne(#[expect(dead_code, reason = "open, it holds the lock")] File);
+
+impl OnlyOne {
+    fn wait() -> Result<Self> {
+        let file = File::create(std::env::temp_dir().join("riptrace-test-chain.lock"))?;
+        file.lock()?;
+        Ok(Self(file))
+    }
 }
 
 impl Chain {
     /// Starts all three. Front makes so many requests each time it is told to.
     pub fn start(requests: usize) -> Result<Self> {
+        let only = OnlyOne::wait()?;
         let back = Service::start("back", &["-role", "back"])?;
         let middle = Service::start("middle", &["-role", "middle", "-back", &back.url])?;
         let requests = requests.to_string();
         let arguments =
             ["-role", "front", "-middle", &middle.url, "-back", &back.url, "-requests", &requests];
         let front = Service::start("front", &arguments)?;
-        Ok(Self { front, middle, back })
+        Ok(Self { front, middle, back, _only: only })
     }
 
     /// Ends all three and hands over their steps.

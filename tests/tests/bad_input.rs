@@ -319,7 +319,9 @@ fn a_kill_leaves_no_breakpoint_behind() {
 /// Addresses of the text where the process has a breakpoint and its file has none.
 fn sites_of(fixture: &Fixture) -> Vec<u64> {
     let maps = fs::read_to_string(format!("/proc/{}/maps", fixture.pid())).unwrap();
-    let text = maps.lines().find(|line| line.contains(" r-xp ") && line.contains("fixtures-")).unwrap();
+    let program = fs::read_link(format!("/proc/{}/exe", fixture.pid())).unwrap();
+    let program = program.to_str().unwrap();
+    let text = maps.lines().find(|line| line.contains(" r-xp ") && line.ends_with(program)).unwrap();
     let mut fields = text.split_whitespace();
     let (begin, end) = fields.next().unwrap().split_once('-').unwrap();
     let hexadecimal = |text: &str| u64::from_str_radix(text, 16).unwrap();

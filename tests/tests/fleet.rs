@@ -146,7 +146,7 @@ fn an_agent_that_ends_is_followed_by_one_that_goes_on() -> Result<()> {
     };
     wait(new_one).context("waiting for the new agent to hold the tracepoint")?;
     fleet.chain.front.make_requests()?;
-    let Chain { front, middle, back } = fleet.chain;
+    let Chain { front, middle, back, .. } = fleet.chain;
     let steps: Vec<Step> = [front.end()?, middle.end()?, back.end()?].into_iter().flatten().collect();
     let story = fleet.server.story(&fleet.session, steps.len())?;
     chain::check_order(&steps, &chain::step_names(&story)?)?;

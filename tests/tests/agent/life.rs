@@ -1,6 +1,10 @@
 //! How tracepoints live: they wait for programs, are replaced, end, outlive the broker, and are gone when the agent is.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use riptrace_common::wire::event::{DetachReason, Stats};
 
@@ -10,10 +14,16 @@ fn location(name: &str) -> String {
     probed_line(&Version::local().unwrap(), name).unwrap().location()
 }
 
-/// A tracepoint on every process of the fixtures' program.
-fn of_program(id: &str, name: &str) -> TracepointSpec {
-    let executable = go::build(&Version::local().unwrap(), Mode::Optimised).unwrap();
-    let exe = executable.canonicalize().unwrap().display().to_string();
+/// A copy of the fixtures' program that no other test runs.
+fn own_program(setting: &Setting) -> PathBuf {
+    let copy = setting.folder.path().join("fixtures-own");
+    fs::copy(go::build(&Version::local().unwrap(), Mode::Optimised).unwrap(), &copy).unwrap();
+    copy.canonicalize().unwrap()
+}
+
+/// A tracepoint on every process of a program.
+fn of_program(program: &Path, id: &str, name: &str) -> TracepointSpec {
+    let exe = program.display().to_string();
     TracepointSpec { target: Target { exe: Some(exe), ..Target::default() }, ..spec(id, 0, location(name)) }
 }
 
@@ -36,14 +46,15 @@ fn last_stats(batches: &[Batch]) -> Stats {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_starts_later_is_traced() {
     let Some(setting) = Setting::start("agent, later programs", &["--budget", "0"]).await else { return };
-    let state = setting.create(of_program("t_later", "counts.Outer")).await;
+    let program = own_program(&setting);
+    let state = setting.create(of_program(&program, "t_later", "counts.Outer")).await;
     assert_eq!(state.status, TracepointStatus::Waiting, "{state:?}");
 
     let mut emitted = 0;
     let mut pids = HashSet::new();
     // The second one starts when the first has ended.
     for _ in 0..2 {
-        let mut fixture = counts_fixture();
+        let mut fixture = Fixture::start(&program, &["counts"]).unwrap();
         let begin = Instant::now();
         loop {
             let state = setting.list().await.remove(0);
