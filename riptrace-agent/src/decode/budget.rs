@@ -48,6 +48,11 @@ impl Budget {
         self.left / 6
     }
 
+    /// What was taken so far.
+    pub(super) fn taken(&self) -> usize {
+        MAX_HIT_JSON_BYTES - RESERVED_BYTES - self.left
+    }
+
     pub(super) fn exhausted(&self) -> bool {
         self.exhausted
     }

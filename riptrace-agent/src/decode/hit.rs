@@ -8,7 +8,7 @@ use riptrace_common::{
         Header,
     },
     wire::{
-        event::{Frame, Hit, Trigger, Variable},
+        event::{Frame, Hit, Location, Trigger, Variable},
         number::Address,
         value::{Limit, Value},
     },
@@ -25,6 +25,10 @@ use super::{
 };
 use crate::golang::types::{GoType, TypeId};
 
+/// What a frame takes beside its names.
+const FRAME_BYTES: usize = 96;
+/// What a hit takes beside its location, its variables and its stack.
+const HIT_BYTES: usize = 1024;
 /// Function name of a frame outside the binary.
 const UNKNOWN_FUNCTION: &str = "?";
 /// The function through which C calls Go.
@@ -60,6 +64,7 @@ pub(super) fn decode(bytes: &[u8], context: &DecodeContext<'_>) -> Result<Decode
         decoder = Decoder::new(context, &memory);
         variables = decode_variables(&mut decoder, &assembled, false);
     }
+    let taken = decoder.budget.taken();
     let (unknown_types, unknown_code) = (decoder.unknown_types, decoder.unknown_code);
 
     let mut hit = Hit { variables, ..frame_of_hit(&record.header, context) };
@@ -79,7 +84,10 @@ pub(super) fn decode(bytes: &[u8], context: &DecodeContext<'_>) -> Result<Decode
         hit.stack_truncated = record.header.flags & FLAG_STACK_TRUNCATED != 0 || ends_in_c(&frames);
         hit.stack = Some(frames);
     }
-    shrink(&mut hit);
+    // To count the bytes takes as long as to write them; a character of a name takes six at the most.
+    if (taken + names_bytes(&hit)).saturating_mul(6) > MAX_HIT_JSON_BYTES {
+        shrink(&mut hit);
+    }
     Ok(Decoded { hit, span, unknown_types, unknown_code })
 }
 
@@ -220,6 +228,15 @@ fn stack(counters: &[u64], memory: &Memory<'_>, context: &DecodeContext<'_>) -> 
 /// Where C called Go the frame pointers lead into the C stack, and the Go frames behind it are not found.
 fn ends_in_c(frames: &[Frame]) -> bool {
     frames.last().is_some_and(|frame| &*frame.function == CALLED_BY_C)
+}
+
+/// About what a hit takes beside its variables.
+fn names_bytes(hit: &Hit) -> usize {
+    let frames = hit.stack.iter().flatten().chain(&hit.started_at);
+    let frames = frames.map(|frame| frame.function.len() + frame.file.len() + FRAME_BYTES);
+    let Location { file, function, inlined_into, .. } = &hit.location;
+    let location = file.len() + function.len() + inlined_into.as_ref().map_or(0, |name| name.len());
+    frames.sum::<usize>() + location + HIT_BYTES
 }
 
 /// The budget is an estimate; what is promised is the size itself.

@@ -43,7 +43,12 @@ pub struct Image {
     closures: Arc<Mutex<HashMap<u64, Option<Arc<ClosureLayout>>>>>,
     /// How its contexts lead to spans.
     context_links: Arc<OnceLock<Vec<ContextLink>>>,
+    /// Frames by address, and whether it is a return address: the same few come again and again.
+    frames: Arc<Mutex<HashMap<(u64, bool), Arc<[event::Frame]>>>>,
 }
+
+/// Addresses whose frames are kept; when there are more, all are forgotten.
+const MAX_KEPT_FRAMES: usize = 16 * 1024;
 
 impl Image {
     /// Reads a binary's debug data, as far as there is any.
@@ -70,6 +75,7 @@ impl Image {
                     constants,
                     closures: Arc::default(),
                     context_links: Arc::default(),
+                    frames: Arc::default(),
                 }
             }
             Err(reason) => Self {
@@ -81,6 +87,7 @@ impl Image {
                 constants,
                 closures: Arc::default(),
                 context_links: Arc::default(),
+                frames: Arc::default(),
             },
         }
     }
@@ -209,8 +216,9 @@ fn field_offset(debug: &DebugInfo, name: &str, path: &str) -> Option<u32> {
     u32::try_from(offset).ok()
 }
 
-impl Symbols for Image {
-    fn frames(&self, link_pc: u64, is_return_address: bool) -> Vec<event::Frame> {
+impl Image {
+    /// The frames at an address by the runtime's table.
+    fn table_frames(&self, link_pc: u64, is_return_address: bool) -> Vec<event::Frame> {
         let Ok(table) = self.executable.pclntab() else { return Vec::new() };
         // A return address is the instruction behind the call.
         let pc = if is_return_address { link_pc.saturating_sub(1) } else { link_pc };
@@ -225,6 +233,22 @@ impl Symbols for Image {
                 inlined: frame.inlined,
             })
             .collect()
+    }
+}
+
+impl Symbols for Image {
+    fn frames(&self, link_pc: u64, is_return_address: bool) -> Vec<event::Frame> {
+        let key = (link_pc, is_return_address);
+        let mut kept = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(frames) = kept.get(&key) {
+            return frames.to_vec();
+        }
+        let frames = self.table_frames(link_pc, is_return_address);
+        if kept.len() >= MAX_KEPT_FRAMES {
+            kept.clear();
+        }
+        kept.insert(key, Arc::from(frames.as_slice()));
+        frames
     }
 
     fn function(&self, link_pc: u64) -> Option<FunctionName> {

@@ -145,8 +145,20 @@ impl std::fmt::Display for Address {
 }
 
 impl Serialize for Address {
+    /// Without `core::fmt`: a hit has many of them.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        let mut text = *b"0x0000000000000000";
+        let mut begin = text.len();
+        let mut left = self.0;
+        while left > 0 || begin == text.len() {
+            begin -= 1;
+            text[begin] = b"0123456789abcdef"[(left & 15) as usize];
+            left >>= 4;
+        }
+        begin -= 2;
+        text[begin..begin + 2].copy_from_slice(b"0x");
+        // It is ASCII.
+        serializer.serialize_str(std::str::from_utf8(&text[begin..]).unwrap_or_default())
     }
 }
 
