@@ -4,6 +4,8 @@
 //! stored, could not be decoded, was lost behind the kernel, or is on its way. What has a later hit behind it is not on its
 //! way any more, and neither is anything of a run that is over.
 
+use std::collections::BTreeSet;
+
 use riptrace_common::{id::AgentId, wire::batch::Losses};
 
 use crate::store::{AgentCounts, TracepointCounts};
@@ -47,7 +49,15 @@ pub fn losses(
     sum
 }
 
-fn distinct(tracepoints: &[TracepointCounts]) -> std::collections::BTreeSet<&AgentId> {
+/// Runs of agents that are over and did not say what they counted last: what they lost after that is not known.
+#[must_use]
+pub fn unaccounted(tracepoints: &[TracepointCounts], is_over: impl Fn(&AgentId) -> bool) -> Vec<AgentId> {
+    let open: BTreeSet<&AgentId> =
+        tracepoints.iter().filter(|one| !one.is_closed).map(|one| &one.agent).collect();
+    open.into_iter().filter(|agent| is_over(agent)).cloned().collect()
+}
+
+fn distinct(tracepoints: &[TracepointCounts]) -> BTreeSet<&AgentId> {
     tracepoints.iter().map(|one| &one.agent).collect()
 }
 
@@ -71,6 +81,7 @@ mod tests {
             missing,
             duplicates: 0,
             stats: Some(Stats { hits: emitted + dropped, emitted, dropped, ..Stats::default() }),
+            is_closed: agent == "closed",
         }
     }
 
@@ -103,6 +114,14 @@ mod tests {
         let agents = [agent("a", 12, 10), agent("b", 0, 0)];
         let found = losses(&tracepoints, &agents, |_| false);
         assert_eq!(found, Losses { queue_full: 12, refused: 10, unknown: 18, ..Losses::default() });
+    }
+
+    #[test]
+    fn who_ended_without_a_word_is_named() {
+        let tracepoints =
+            [tracepoint("a", 1, 0, 1, 0), tracepoint("a", 1, 0, 1, 0), tracepoint("b", 1, 0, 1, 0)];
+        assert_eq!(unaccounted(&tracepoints, |agent| agent.as_str() == "a"), [AgentId::from("a")]);
+        assert_eq!(unaccounted(&[tracepoint("closed", 1, 0, 1, 0)], |_| true), []);
     }
 
     #[test]

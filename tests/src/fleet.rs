@@ -107,6 +107,21 @@ impl Folder {
     }
 }
 
+impl Folder {
+    /// Starts an agent by another program, which becomes it.
+    pub fn agent_by(
+        &self,
+        mut command: Command,
+        nats: &str,
+        host: &str,
+        services: &[&str],
+        options: &[&str],
+    ) -> Result<Program> {
+        command.arg(binary());
+        run_agent(command, self, nats, host, services, options)
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
         let entries = std::fs::read_dir(self.path()).into_iter().flatten().flatten();
@@ -274,7 +289,17 @@ pub fn agent(
     services: &[&str],
     options: &[&str],
 ) -> Result<Program> {
-    let mut command = Command::new(binary());
+    run_agent(Command::new(binary()), folder, nats, host, services, options)
+}
+
+fn run_agent(
+    mut command: Command,
+    folder: &Folder,
+    nats: &str,
+    host: &str,
+    services: &[&str],
+    options: &[&str],
+) -> Result<Program> {
     command.args(["agent", "--nats", nats, "--host-name", host, "--state"]);
     command.arg(folder.path().join(format!("state-{host}")));
     command.args(services.iter().flat_map(|service| ["--only-service", service])).args(options);

@@ -18,6 +18,8 @@ pub struct BatchWriter {
     /// Its events, separated by commas.
     events: Vec<u8>,
     hits: u64,
+    /// There are hits among them, or messages that were seen.
+    has_hits: bool,
     /// Of the earliest hit that may be in it.
     from_ktime_ns: u64,
 }
@@ -39,8 +41,15 @@ impl BatchWriter {
             seq: 1,
             events: Vec::new(),
             hits: 0,
+            has_hits: false,
             from_ktime_ns: u64::MAX,
         }
+    }
+
+    /// The number of the batch that is being collected.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.seq
     }
 
     /// Bytes of a batch beside its events.
@@ -49,8 +58,15 @@ impl BatchWriter {
         self.head.len() + 20 + ",\"events\":[".len() + TAIL.len()
     }
 
-    /// Takes an event. Where it no longer fits, what was collected before is handed over.
+    /// Takes an event. Where it no longer fits, what was collected before is handed over; and hits do not share a batch with
+    /// what became of tracepoints, which is not lost where there is no room for hits.
     pub fn add(&mut self, event: &Event) -> Option<Parcel> {
+        let is_apart = match event {
+            Event::Hit(_) => !self.has_hits,
+            Event::Error(_) => false,
+            _ => self.has_hits,
+        };
+        let apart = is_apart.then(|| self.finish()).flatten();
         let before = self.events.len();
         if before > 0 {
             self.events.push(b',');
@@ -70,10 +86,12 @@ impl BatchWriter {
             self.events = latest;
         }
         if let Event::Hit(hit) = event {
-            self.hits += 1;
+            self.has_hits = true;
+            // A message that was seen is no hit of a tracepoint that somebody set.
+            self.hits += u64::from(hit.edge.is_none());
             self.from_ktime_ns = self.from_ktime_ns.min(hit.ktime_ns);
         }
-        full
+        apart.or(full)
     }
 
     /// Hands over what was collected, if there is anything.
@@ -93,6 +111,7 @@ impl BatchWriter {
             message_id: format!("{}:{seq}", self.agent),
             payload: payload.into(),
             hits: std::mem::take(&mut self.hits),
+            is_word: !std::mem::take(&mut self.has_hits),
             from_ktime_ns: std::mem::replace(&mut self.from_ktime_ns, u64::MAX),
         };
         self.seq += 1;

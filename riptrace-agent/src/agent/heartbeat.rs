@@ -19,7 +19,7 @@ use tokio::{sync::watch, time::MissedTickBehavior};
 use super::{
     endpoints::Endpoints,
     facts::{Identity, own_usage},
-    notes::{Note, Notes},
+    notes::Notes,
     shared::Shared,
 };
 use crate::{nats::publish::Outbox, trace::host};
@@ -40,7 +40,8 @@ pub struct Heart {
     endpoints: Arc<Endpoints>,
     connected: watch::Receiver<bool>,
     beats: AtomicU32,
-    notes: Notes,
+    notes: Arc<Notes>,
+    /// The last run, if it ended without a word.
     previous_run: Option<PreviousRun>,
 }
 
@@ -55,7 +56,10 @@ impl Heart {
         outbox: Arc<Outbox>,
         endpoints: Arc<Endpoints>,
         connected: watch::Receiver<bool>,
+        notes: Arc<Notes>,
     ) -> Self {
+        // Batches tell of its tracepoints.
+        let previous_run = notes.previous().pop().map(|run| PreviousRun { tracepoints: Vec::new(), ..run });
         let identity = identity.clone();
         Self {
             identity,
@@ -66,15 +70,9 @@ impl Heart {
             endpoints,
             connected,
             beats: AtomicU32::new(0),
-            notes: Notes::default(),
-            previous_run: None,
+            notes,
+            previous_run,
         }
-    }
-
-    /// The same, which notes how far this run gets, and tells of the one before.
-    #[must_use]
-    pub fn remembering(self, notes: Notes, previous_run: Option<PreviousRun>) -> Self {
-        Self { notes, previous_run, ..self }
     }
 
     /// Beats until it is dropped.
@@ -98,7 +96,8 @@ impl Heart {
     /// The last heartbeat: nothing is open any more.
     pub async fn end(&self) {
         let heartbeat = self.heartbeat();
-        self.note(&heartbeat, true);
+        // What the broker did not take is told of by the next run.
+        self.note(&heartbeat, self.waiting_batches() == 0);
         self.send(&heartbeat).await;
     }
 
@@ -110,9 +109,10 @@ impl Heart {
     }
 
     fn note(&self, heartbeat: &Heartbeat, ended: bool) {
-        let Heartbeat { agent, hits, emitted, published, .. } = heartbeat;
-        let agent = agent.clone();
-        self.notes.write(Note { agent, hits: *hits, emitted: *emitted, published: *published, ended });
+        self.notes.acknowledged(heartbeat.acknowledged_seq);
+        self.notes.update(|note| note.ended = ended);
+        // The file is small, and in memory until the system writes it.
+        self.notes.save();
     }
 
     async fn send(&self, heartbeat: &Heartbeat) {

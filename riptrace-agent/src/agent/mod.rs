@@ -118,10 +118,11 @@ pub fn run(settings: &Settings) -> Result<(), AgentError> {
 async fn serve(settings: &Settings, identity: &Identity) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let (notes, previous) = Notes::open(settings.state.as_deref())
-        .map_err(|source| AgentError::State { path: settings.state.clone().unwrap_or_default(), source })?;
     let host = identity.host.host.as_str();
     let agent = identity.host.agent.clone();
+    let notes = Notes::open(settings.state.as_deref(), &agent)
+        .map_err(|source| AgentError::State { path: settings.state.clone().unwrap_or_default(), source })?;
+    let notes = Arc::new(notes);
     let subject = |endpoint| settings.subjects.of(host, endpoint);
     let name = format!("riptrace-agent {host}");
 
@@ -144,6 +145,7 @@ async fn serve(settings: &Settings, identity: &Identity) -> Result<(), AgentErro
         builds: Arc::clone(&builds),
         outbox: Arc::clone(&outbox),
         clock,
+        notes: Arc::clone(&notes),
     };
     let owner = Owner::new(settings, identity, around);
     let owner = std::thread::Builder::new()
@@ -198,8 +200,8 @@ async fn serve(settings: &Settings, identity: &Identity) -> Result<(), AgentErro
         outbox,
         endpoints,
         connected,
-    )
-    .remembering(notes, previous);
+        notes,
+    );
     let heart = Arc::new(heart);
     let beating = tokio::spawn(Arc::clone(&heart).beat());
     tracing::info!(host, %agent, "serving");

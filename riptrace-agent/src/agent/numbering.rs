@@ -3,12 +3,12 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use riptrace_common::id::TracepointId;
+use riptrace_common::{id::TracepointId, wire::event::Stats};
 
 /// Entries of calls that are remembered, so that their ends can name them: as many as can be open.
 const MAX_ENTRIES: usize = 64 * 1024;
 /// Tracepoints that are gone and whose numbers are remembered.
-const MAX_GONE: usize = 100_000;
+const MAX_GONE: usize = 20_000;
 
 /// Names an armed place: one tracepoint on one build.
 pub type Place = u64;
@@ -65,29 +65,30 @@ impl Numbering {
     }
 }
 
-/// Numbers of tracepoints that are gone: should one be asked for again, it goes on where it ended.
+/// Numbers and counters of tracepoints that are gone: should one be asked for again, it goes on where it ended.
 #[derive(Debug, Default)]
 pub struct Gone {
-    next: HashMap<TracepointId, u64>,
+    next: HashMap<TracepointId, (u64, Stats)>,
     /// The highest number of those that were forgotten.
     floor: u64,
 }
 
 impl Gone {
     /// A tracepoint is removed.
-    pub fn remember(&mut self, id: TracepointId, numbering: &Numbering) {
+    pub fn remember(&mut self, id: TracepointId, numbering: &Numbering, stats: Stats) {
         if self.next.len() >= MAX_GONE {
-            self.floor = self.next.values().copied().fold(self.floor, u64::max);
+            self.floor = self.next.values().map(|(next, _)| *next).fold(self.floor, u64::max);
             self.next.clear();
         }
-        if numbering.next() > 0 {
-            self.next.insert(id, numbering.next());
+        if numbering.next() > 0 || stats.hits > 0 {
+            self.next.insert(id, (numbering.next(), stats));
         }
     }
 
     /// A tracepoint is asked for.
-    pub fn recall(&mut self, id: &TracepointId) -> Numbering {
-        Numbering::from(self.next.remove(id).unwrap_or(self.floor))
+    pub fn recall(&mut self, id: &TracepointId) -> (Numbering, Stats) {
+        let (next, stats) = self.next.remove(id).unwrap_or_else(|| (self.floor, Stats::default()));
+        (Numbering::from(next), stats)
     }
 }
 
@@ -99,12 +100,13 @@ mod tests {
     fn numbers_go_on_when_a_tracepoint_comes_back() {
         let mut gone = Gone::default();
         let id = TracepointId::from("t");
-        let mut numbering = gone.recall(&id);
+        let (mut numbering, _) = gone.recall(&id);
         assert_eq!((numbering.take(), numbering.take()), (0, 1));
         numbering.skip();
-        gone.remember(id.clone(), &numbering);
-        assert_eq!(gone.recall(&id).take(), 3);
-        assert_eq!(gone.recall(&TracepointId::from("other")).take(), 0);
+        gone.remember(id.clone(), &numbering, Stats { hits: 3, ..Stats::default() });
+        let (mut numbering, stats) = gone.recall(&id);
+        assert_eq!((numbering.take(), stats.hits), (3, 3));
+        assert_eq!(gone.recall(&TracepointId::from("other")).0.take(), 0);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::{
 use riptrace_common::{
     id::TracepointId,
     wire::{
-        batch::{Losses, OwnerGeneration},
+        batch::{Losses, OwnerGeneration, PreviousRun},
         control::{TracepointState, generation},
         event::{DetachReason, Detached, Event, Stats},
     },
@@ -30,6 +30,7 @@ use super::{
     builds::Builds,
     catalogue::Snapshot,
     facts::Identity,
+    notes::{Noted, Notes},
     numbering::{Gone, Place},
     policy::Policy,
     settings::Settings,
@@ -52,6 +53,8 @@ const STATS_INTERVAL: Duration = Duration::from_secs(1);
 const KEEP_EMPTY: Duration = Duration::from_secs(60);
 /// How long the kernel side stays loaded when nothing is armed.
 const KEEP_LOADED: Duration = Duration::from_secs(30);
+/// Tracepoints that one event tells of.
+const MAX_TOLD: usize = 256;
 /// How long the end may take.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
@@ -81,6 +84,8 @@ pub struct Surroundings {
     pub outbox: Arc<Outbox>,
     /// What the server made of this host's clock.
     pub clock: Arc<Clock>,
+    /// What the next run is to know.
+    pub notes: Arc<Notes>,
 }
 
 /// The owner.
@@ -92,6 +97,7 @@ pub struct Owner {
     budget: f64,
     policy: Policy,
     cache: Cache,
+    notes: Arc<Notes>,
     output: Output,
     snapshot: Snapshot,
     loaded: Option<Loaded>,
@@ -107,6 +113,8 @@ pub struct Owner {
     finished: Stats,
     state_revision: u64,
     last_stats: Instant,
+    /// The batch of the counters that were published last.
+    stats_in: u64,
     unused_since: Instant,
 }
 
@@ -114,7 +122,7 @@ impl Owner {
     /// An owner of nothing.
     #[must_use]
     pub fn new(settings: &Settings, identity: &Identity, around: Surroundings) -> Self {
-        let Surroundings { shared, builds, outbox, clock } = around;
+        let Surroundings { shared, builds, outbox, clock, notes } = around;
         let now = Instant::now();
         Self {
             shared,
@@ -123,6 +131,7 @@ impl Owner {
             budget: settings.budget,
             policy: settings.policy.clone(),
             cache: super::catalogue::cache_of(settings),
+            notes,
             output: Output::new(identity, outbox, clock),
             snapshot: Arc::from([]),
             loaded: None,
@@ -136,12 +145,14 @@ impl Owner {
             finished: Stats::default(),
             state_revision: 0,
             last_stats: now,
+            stats_in: 0,
             unused_since: now,
         }
     }
 
     /// Works until it is told to stop.
     pub fn run(mut self, commands: &Receiver<Command>) {
+        self.tell_of_previous();
         let mut last_turn = Instant::now();
         loop {
             let command = match self.wait(last_turn) {
@@ -166,6 +177,19 @@ impl Owner {
             }
         }
         self.stop();
+    }
+
+    /// Says, in the first batch, what earlier runs counted that ended without a word.
+    fn tell_of_previous(&mut self) {
+        for mut run in self.notes.previous() {
+            let all = std::mem::take(&mut run.tracepoints);
+            for some in all.chunks(MAX_TOLD) {
+                self.output
+                    .add(&Event::PreviousRun(PreviousRun { tracepoints: some.to_vec(), ..run.clone() }));
+            }
+        }
+        self.notes.told_of_previous(self.output.batch());
+        self.output.flush(host::monotonic_ns());
     }
 
     /// How long there is nothing to do; `None`: until something is asked.
@@ -295,29 +319,54 @@ impl Owner {
             .filter(|(_, placed)| placed.stopped_ns.is_some_and(|stopped_ns| stopped_ns < complete_ns))
             .map(|(place, _)| *place)
             .collect();
-        for place in done {
-            self.finish_place(place);
-        }
+        self.finish_places(&done);
     }
 
-    fn finish_place(&mut self, place: Place) {
-        let (Some(placed), Some(loaded)) = (self.places.remove(&place), &mut self.loaded) else { return };
-        let stats = loaded.tracer.stats(placed.armed);
-        if let Err(error) = loaded.tracer.remove(placed.armed, DetachReason::Removed) {
-            tracing::warn!(%error, tracepoint = %placed.tracepoint, "a tracepoint could not be removed");
-        }
-        if let Some(held) = self.held.get_mut(&placed.tracepoint) {
-            held.places.remove(&place);
-            match stats {
-                Ok(stats) => held.past.add(&stats),
-                Err(error) => tracing::warn!(%error, "counters are lost"),
+    fn finish_places(&mut self, places: &[Place]) {
+        let mut done = Vec::with_capacity(places.len());
+        for place in places {
+            let (Some(placed), Some(loaded)) = (self.places.remove(place), &self.loaded) else { continue };
+            let stats = loaded.tracer.stats(placed.armed);
+            if let Some(held) = self.held.get_mut(&placed.tracepoint) {
+                held.places.remove(place);
+                match stats {
+                    Ok(stats) => held.past.add(&stats),
+                    Err(error) => tracing::warn!(%error, "counters are lost"),
+                }
             }
+            self.notes.update(|note| drop(note.places.remove(place)));
+            self.note_held(&placed.tracepoint);
+            done.push(placed);
         }
-        if self.places.is_empty() {
-            self.unused_since = Instant::now();
+        if done.is_empty() {
+            return;
         }
-        self.settle(&placed.tracepoint);
+        // What was counted there is noted before the kernel forgets it.
+        self.notes.save();
+        for placed in done {
+            if let Some(loaded) = &mut self.loaded
+                && let Err(error) = loaded.tracer.remove(placed.armed, DetachReason::Removed)
+            {
+                tracing::warn!(%error, tracepoint = %placed.tracepoint, "a tracepoint could not be removed");
+            }
+            if self.places.is_empty() {
+                self.unused_since = Instant::now();
+            }
+            self.settle(&placed.tracepoint);
+        }
         self.changed();
+    }
+
+    /// Notes what a tracepoint counted, for the next run.
+    fn note_held(&self, id: &TracepointId) {
+        let Some(held) = self.held.get(id) else { return };
+        let last = self.stats(held);
+        let mut past = held.earlier.clone();
+        past.add(&held.past);
+        let session = held.spec.session.clone();
+        self.notes.update(|note| {
+            note.tracepoints.insert(id.clone(), Noted { session, past, last, final_batch: None });
+        });
     }
 
     /// Says that a tracepoint ended, once nothing of it is left in the kernel, and forgets it if it is to be removed.
@@ -325,27 +374,42 @@ impl Owner {
         let Some(held) = self.held.get(id) else { return };
         let Some(reason) = held.ended.filter(|_| held.places.is_empty()) else { return };
         let stats = self.stats(held);
+        let Some(held) = self.held.get_mut(id) else { return };
         if !held.end_reported {
             self.output.add(&Event::Stats(stats.clone()));
             self.output.add(&Event::Detached(Detached { tracepoint: Arc::clone(&held.name), reason }));
+            held.final_batch = Some(self.output.batch());
         }
         if !held.removing {
-            if let Some(held) = self.held.get_mut(id) {
-                held.end_reported = true;
-            }
+            held.end_reported = true;
             return;
         }
         let state = held.state(std::iter::empty(), stats, Instant::now());
         if let Some(held) = self.held.remove(id) {
             self.finished.add(&held.past);
-            self.gone.remember(id.clone(), &held.numbering);
+            let mut all = held.earlier;
+            all.add(&held.past);
+            self.notes.update(|note| {
+                if let Some(noted) = note.tracepoints.get_mut(id) {
+                    (noted.past, noted.last) = (all.clone(), all.clone());
+                    noted.final_batch = held.final_batch;
+                }
+            });
+            self.gone.remember(id.clone(), &held.numbering, all);
         }
         self.answer_removals(id, &state);
         self.create_replacement(id);
     }
 
-    /// The counters of a tracepoint, all builds together.
+    /// The counters of a tracepoint, all builds together. As its hits' numbers they go on when it is asked for again.
     fn stats(&self, held: &Held) -> Stats {
+        let mut stats = held.earlier.clone();
+        stats.add(&self.stats_since_asked(held));
+        stats.tracepoint = Arc::clone(&held.name);
+        stats
+    }
+
+    fn stats_since_asked(&self, held: &Held) -> Stats {
         let mut stats = held.past.clone();
         if let Some(loaded) = &self.loaded {
             for placed in held.places.iter().filter_map(|place| self.places.get(place)) {
@@ -355,7 +419,6 @@ impl Owner {
                 }
             }
         }
-        stats.tracepoint = Arc::clone(&held.name);
         stats
     }
 
@@ -366,6 +429,10 @@ impl Owner {
 
     /// Publishes the counters that changed.
     fn report_stats(&mut self) {
+        // While the last ones wait for the broker, newer ones would only fill the queue.
+        if !self.output.is_acknowledged(self.stats_in) {
+            return;
+        }
         let changed: Vec<(TracepointId, Stats)> = self
             .held
             .iter()
@@ -379,6 +446,7 @@ impl Owner {
                 held.reported_hits = stats.hits;
             }
             self.output.add(&Event::Stats(stats));
+            self.stats_in = self.output.batch();
         }
     }
 
@@ -390,8 +458,9 @@ impl Owner {
 
     fn tell_totals(&self) {
         let mut all = self.finished.clone();
-        for held in self.held.values() {
-            all.add(&self.stats(held));
+        for (id, held) in &self.held {
+            all.add(&self.stats_since_asked(held));
+            self.note_held(id);
         }
         let mut totals = self.shared.totals();
         totals.hits = all.hits;
@@ -439,9 +508,7 @@ impl Owner {
             loaded.tracer.discard();
         }
         let left: Vec<Place> = self.places.keys().copied().collect();
-        for place in left {
-            self.finish_place(place);
-        }
+        self.finish_places(&left);
         self.flush();
         self.tell_totals();
     }

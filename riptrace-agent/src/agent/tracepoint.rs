@@ -33,6 +33,8 @@ pub(super) struct Held {
     pub captured: u64,
     /// Builds on which it is armed, those included that are being disarmed.
     pub places: BTreeSet<Place>,
+    /// Counters of the same tracepoint before it was removed and asked for again.
+    pub earlier: Stats,
     /// Counters of builds on which it is not armed any more.
     pub past: Stats,
     /// The hits of the last published counters.
@@ -45,6 +47,8 @@ pub(super) struct Held {
     pub ended: Option<DetachReason>,
     /// That was said.
     pub end_reported: bool,
+    /// The batch in which that was said.
+    pub final_batch: Option<u64>,
     /// It is to be forgotten once it is disarmed.
     pub removing: bool,
 }
@@ -91,7 +95,7 @@ impl Held {
         wanted: trace::Wanted,
         since_ns: u64,
         expires: Instant,
-        numbering: Numbering,
+        (numbering, earlier): (Numbering, Stats),
     ) -> Self {
         Self {
             name: Arc::clone(&spec.id.0),
@@ -103,12 +107,14 @@ impl Held {
             numbering,
             captured: 0,
             places: BTreeSet::new(),
+            earlier,
             past: Stats::default(),
             reported_hits: 0,
             failures: Vec::new(),
             indexing: BTreeSet::new(),
             ended: None,
             end_reported: false,
+            final_batch: None,
             removing: false,
         }
     }
@@ -179,7 +185,7 @@ mod tests {
     fn held() -> Held {
         let spec: TracepointSpec = serde_json::from_str(r#"{"id":"t","location":"main.go:7"}"#).unwrap();
         let wanted = options::wanted(&spec.location, &spec.options).unwrap();
-        Held::new(spec, wanted, 0, Instant::now(), Numbering::default())
+        Held::new(spec, wanted, 0, Instant::now(), Default::default())
     }
 
     fn failed(stale: bool) -> Failed {

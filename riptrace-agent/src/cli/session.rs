@@ -239,6 +239,12 @@ fn shown(status: &SessionStatus) -> String {
             losses.ring_full, losses.queue_full, losses.refused, losses.undecodable, losses.unknown
         ));
     }
+    for agent in &status.unaccounted {
+        out.push_str(&format!(
+            "not known: what agent {agent} counted before it ended without a word (an agent that starts again with the \
+             same --state says it)\n"
+        ));
+    }
     for contradiction in &status.contradictions {
         out.push_str(&format!("contradiction: {contradiction}\n"));
     }

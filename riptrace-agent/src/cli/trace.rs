@@ -220,5 +220,9 @@ fn summary(status: &SessionStatus) -> String {
     let hits: u64 =
         status.hosts.iter().filter_map(|host| host.state.as_ref()).map(|state| state.stats.hits).sum();
     let lost = status.losses.total();
-    format!("hits {hits}, stored {}, lost {lost}; on {} hosts\n", status.stored, status.hosts.len())
+    let open = match status.unaccounted.len() {
+        0 => String::new(),
+        runs => format!(" and what {runs} agents did not say before they ended"),
+    };
+    format!("hits {hits}, stored {}, lost {lost}{open}; on {} hosts\n", status.stored, status.hosts.len())
 }

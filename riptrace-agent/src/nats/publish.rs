@@ -37,6 +37,9 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 /// Why nothing is stored is said this often at the most.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 
+/// Room that only batches without hits may take: what became of tracepoints is told when the queue is full of hits, too.
+const WORDS_BYTES: u64 = 1024 * 1024;
+
 /// What a batch counts in the queue beside its payload.
 const PARCEL_OVERHEAD_BYTES: u64 = 512;
 
@@ -49,8 +52,10 @@ pub struct Parcel {
     pub message_id: String,
     /// The message.
     pub payload: Bytes,
-    /// Hits in it.
+    /// Hits of tracepoints in it.
     pub hits: u64,
+    /// It has no hits, nor messages that were seen, but what became of tracepoints: it is not given up.
+    pub is_word: bool,
     /// No hit in it is earlier than this kernel time.
     pub from_ktime_ns: u64,
 }
@@ -117,7 +122,8 @@ impl Outbox {
     pub fn push(&self, parcel: Parcel) -> bool {
         let mut state = self.state();
         state.last_seq = state.last_seq.max(parcel.seq);
-        if state.queued_bytes + parcel.bytes() > self.max_bytes {
+        let max_bytes = self.max_bytes + if parcel.is_word { WORDS_BYTES } else { 0 };
+        if state.queued_bytes + parcel.bytes() > max_bytes {
             state.queue_full += parcel.hits;
             return false;
         }
@@ -156,7 +162,8 @@ impl Outbox {
         match outcome {
             Outcome::Stored => state.published += parcel.hits,
             Outcome::Refused(_) => state.refused += parcel.hits,
-            Outcome::Again(_) => return,
+            Outcome::NoRoom(_) if !parcel.is_word => state.refused += parcel.hits,
+            Outcome::NoRoom(_) | Outcome::Again(_) => return,
         }
         state.waiting.remove(&parcel.seq);
         state.queued = state.queued.saturating_sub(parcel.hits);
@@ -169,8 +176,10 @@ impl Outbox {
 enum Outcome {
     /// It is in the stream.
     Stored,
-    /// The broker will not take it.
+    /// The broker will never take it.
     Refused(String),
+    /// The broker has no room. Hits are given up, so that later ones find room in the queue; what has none is tried again.
+    NoRoom(String),
     /// To be tried again.
     Again(String),
 }
@@ -218,7 +227,10 @@ pub async fn run(
                         not_before = None;
                     }
                     Outcome::Refused(reason) => complaints.say("the broker refuses hits", &reason),
-                    Outcome::Again(reason) => {
+                    Outcome::NoRoom(reason) if !parcel.is_word => {
+                        complaints.say("the broker has no room for hits", &reason);
+                    }
+                    Outcome::NoRoom(reason) | Outcome::Again(reason) => {
                         complaints.say("hits are not stored yet", &reason);
                         again.insert(parcel.seq, parcel);
                         if not_before.is_none() {
@@ -308,9 +320,7 @@ fn outcome_of(error: &PublishError) -> Outcome {
     };
     match error.kind() {
         PublishErrorKind::MaxPayloadExceeded => Outcome::Refused(text),
-        PublishErrorKind::Other if code.is_some_and(|code| REFUSALS.contains(&code)) => {
-            Outcome::Refused(text)
-        }
+        PublishErrorKind::Other if code.is_some_and(|code| REFUSALS.contains(&code)) => Outcome::NoRoom(text),
         _ => Outcome::Again(text),
     }
 }
@@ -341,6 +351,7 @@ mod tests {
             message_id: format!("a:{seq}"),
             payload: Bytes::from(vec![0; 488]),
             hits,
+            is_word: hits == 0,
             from_ktime_ns,
         }
     }
@@ -368,5 +379,23 @@ mod tests {
         assert_eq!((standing.published, standing.queued, standing.losses.refused), (30, 0, 30));
         assert_eq!((standing.acknowledged_seq, standing.complete_until_ktime_ns), (4, 500));
         assert!(outbox.push(parcel(5, 1, 600)), "there is room again");
+        outbox.settle(&parcel(5, 1, 600), &Outcome::NoRoom(String::new()));
+        assert_eq!((outbox.standing().losses.refused, outbox.standing().batches), (31, 0));
+    }
+
+    #[test]
+    fn what_became_of_tracepoints_is_not_given_up_for_want_of_room() {
+        let (outbox, _queue) = Outbox::new(1000);
+        assert!(outbox.push(parcel(1, 10, 100)));
+        assert!(!outbox.push(parcel(2, 10, 100)));
+        assert!(outbox.push(parcel(3, 0, u64::MAX)), "it has room of its own");
+        outbox.settle(&parcel(3, 0, u64::MAX), &Outcome::NoRoom(String::new()));
+        assert_eq!(outbox.standing().batches, 2, "it still waits");
+        for seq in 0.. {
+            if !outbox.push(parcel(seq, 0, u64::MAX)) {
+                assert!((1000..2000).contains(&seq), "there is a bound: {seq}");
+                break;
+            }
+        }
     }
 }

@@ -193,6 +193,10 @@ pub struct SessionStatus {
     /// Hits that were counted by a kernel and are not stored, by where they were lost.
     #[serde(default)]
     pub losses: Losses,
+    /// Runs of agents that ended without a word: what they lost after their last counters is not known, and not among
+    /// `losses`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unaccounted: Vec<AgentId>,
     /// Up to which coordinated time the order is final.
     pub watermark_ns: u64,
     /// Edges that contradict others.

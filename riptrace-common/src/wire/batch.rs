@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::event::Event;
-use crate::id::{AgentId, Owner};
+use super::event::{Event, Stats};
+use crate::id::{AgentId, Owner, SessionId};
 
 /// Bytes of a batch at the most. An event that is longer by itself is a batch by itself.
 pub const MAX_BATCH_BYTES: usize = 256 * 1024;
@@ -123,16 +123,30 @@ impl Losses {
     }
 }
 
-/// What the pinned counters say of a run of the agent that was killed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What a run of the agent left that ended without a word.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PreviousRun {
     /// The run.
     pub agent: AgentId,
-    /// Hits that the kernel counted.
+    /// Hits of those of its tracepoints whose last counters may not be in the stream.
     pub hits: u64,
     /// Of these, those that were handed over as records.
     pub emitted: u64,
-    /// Of these, those in batches that were acknowledged, as far as the run had noted it; `None`: not known.
+    /// These are the kernel's own counters, which outlived the run. False: they are what the run had noted last, and it may have
+    /// counted more after that.
+    #[serde(default)]
+    pub exact: bool,
+    /// The last counters of each of these tracepoints. Only in batches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tracepoints: Vec<PreviousTracepoint>,
+}
+
+/// A tracepoint of a run that ended without a word.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PreviousTracepoint {
+    /// Its session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub published: Option<u64>,
+    pub session: Option<SessionId>,
+    /// Its last counters.
+    pub stats: Stats,
 }

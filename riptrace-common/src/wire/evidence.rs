@@ -169,6 +169,7 @@ mod tests {
             hosts: Vec::new(),
             stored: hits,
             losses: super::super::batch::Losses::default(),
+            unaccounted: Vec::new(),
             watermark_ns: 0,
             contradictions: Vec::new(),
         };

@@ -69,7 +69,9 @@ pub(super) async fn status(api: &Arc<Api>, id: &SessionId) -> Result<SessionStat
     let session = id.clone();
     let (counts, agents) = api.read(move |api| Ok((api.store.counts(&session), api.store.agents()))).await?;
     status.stored = counts.stored;
-    status.losses = accounting::losses(&counts.tracepoints, &agents, |agent| api.fleet.is_over(agent));
+    let is_over = |agent: &_| api.fleet.is_over(agent);
+    status.losses = accounting::losses(&counts.tracepoints, &agents, is_over);
+    status.unaccounted = accounting::unaccounted(&counts.tracepoints, is_over);
     status.watermark_ns = status.watermark_ns.max(api.store.watermark_ns());
     Ok(status)
 }

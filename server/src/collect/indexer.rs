@@ -10,11 +10,11 @@ use std::{
 };
 
 use riptrace_common::{
-    id::TracepointId,
+    id::{AgentId, TracepointId},
     wire::{
-        batch::{Batch, Heartbeat},
+        batch::{Batch, Heartbeat, PreviousRun, PreviousTracepoint},
         clock::OrderMark,
-        event::Event,
+        event::{Attached, Detached, Event},
         subject::Subjects,
     },
 };
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     fleet::Fleet,
     order::{Checkpoint, Finalized, HitMeta, Limits, Sequencer},
-    store::{self, HostStats, Incoming, Placement, Store, StoreError, Taken},
+    store::{self, HostStats, Incoming, Placement, Store, StoreError, Taken, Turn},
 };
 
 /// A snapshot of the order's state is written so often: so much is read again after a crash.
@@ -49,6 +49,17 @@ struct Snapshot {
     /// The last message that `trace_ids` has seen.
     position: u64,
     contradictions: Vec<String>,
+}
+
+fn turn(
+    host: &Arc<str>,
+    agent: &AgentId,
+    tracepoint: Arc<str>,
+    (batch, index): (u64, usize),
+    is_end: bool,
+) -> Turn {
+    let at = store::arrival(batch, index);
+    Turn { host: Arc::clone(host), agent: agent.clone(), tracepoint, at, is_end }
 }
 
 /// What an [`Indexer`] works on.
@@ -155,8 +166,10 @@ impl Indexer {
     fn batch(&mut self, stream_seq: u64, batch: Batch) {
         let Batch { host, agent, boot_id: _, seq, events } = batch;
         self.store.batches([(&agent, host.as_str(), seq)]);
+        let host: Arc<str> = host.into();
         let mut incoming = Vec::with_capacity(events.len());
         let mut stats = Vec::new();
+        let mut turns = Vec::new();
         let mut services = HashMap::new();
         let mut is_news = false;
         for (index, event) in events.into_iter().enumerate() {
@@ -173,15 +186,23 @@ impl Indexer {
                 Event::Stats(told) => {
                     let session = self.fleet.session_of(&TracepointId(Arc::clone(&told.tracepoint)));
                     stats.push(HostStats {
-                        host: Arc::from(host.as_str()),
+                        host: Arc::clone(&host),
                         agent: agent.clone(),
                         session,
                         stats: told,
                     });
                 }
-                Event::Attached(_) | Event::Detached(_) | Event::Budget(_) | Event::Error(_) => {
+                Event::Attached(Attached { tracepoint, .. }) => {
                     is_news = true;
+                    turns.push(turn(&host, &agent, tracepoint, (seq, index), false));
                 }
+                Event::Detached(Detached { tracepoint, .. }) => {
+                    is_news = true;
+                    turns.push(turn(&host, &agent, tracepoint, (seq, index), true));
+                }
+                Event::PreviousRun(run) => self.previous_run(&host, run, &mut stats, &mut turns),
+                Event::Budget(_) | Event::Error(_) => is_news = true,
+                Event::Unknown => {}
             }
         }
         for (incoming, taken) in incoming.iter().zip(self.store.ingest(&incoming)) {
@@ -191,8 +212,33 @@ impl Indexer {
             }
         }
         self.store.stats(&stats);
+        self.store.turns(&turns);
         if is_news {
             self.fleet.report_is_stale(&host);
+        }
+    }
+
+    /// An agent accounts for the run before its own.
+    fn previous_run(
+        &self,
+        host: &Arc<str>,
+        run: PreviousRun,
+        stats: &mut Vec<HostStats>,
+        turns: &mut Vec<Turn>,
+    ) {
+        let PreviousRun { agent, exact, tracepoints, .. } = run;
+        if self.store.host_of(&agent).is_some_and(|known| known != *host) {
+            self.fleet.malformed(&format!("{host:?} told of a run of another host's agent, {agent}"));
+            return;
+        }
+        for PreviousTracepoint { session, stats: told } in tracepoints {
+            let tracepoint = Arc::clone(&told.tracepoint);
+            let session = session.or_else(|| self.fleet.session_of(&TracepointId(Arc::clone(&tracepoint))));
+            stats.push(HostStats { host: Arc::clone(host), agent: agent.clone(), session, stats: told });
+            if exact {
+                let host = Arc::clone(host);
+                turns.push(Turn { host, agent: agent.clone(), tracepoint, at: Turn::LAST, is_end: true });
+            }
         }
     }
 

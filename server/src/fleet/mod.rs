@@ -283,6 +283,7 @@ impl Fleet {
             hosts,
             stored: 0,
             losses: riptrace_common::wire::batch::Losses::default(),
+            unaccounted: Vec::new(),
             watermark_ns: state.clocks.watermark_ns,
             contradictions: state.contradictions.clone(),
         })

@@ -83,8 +83,8 @@ fn write(
     }
     for ((agent, tracepoint), run) in runs.iter().filter(|(_, run)| run.changed) {
         let sql =
-            "INSERT OR REPLACE INTO tracepoints (agent, tracepoint, host, session, seen, duplicates, stats)
-                   VALUES (?, ?, ?, ?, ?, ?, ?)";
+            "INSERT OR REPLACE INTO tracepoints (agent, tracepoint, host, session, seen, duplicates, stats, opened, closed)
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
         transaction.prepare_cached(sql)?.execute(params![
             agent,
             tracepoint,
@@ -93,6 +93,8 @@ fn write(
             run.seen.to_bytes(),
             run.duplicates as i64,
             run.stats,
+            run.opened as i64,
+            run.closed as i64,
         ])?;
     }
     for (number, agent) in agents.iter().filter(|(_, agent)| agent.changed) {

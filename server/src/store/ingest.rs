@@ -7,12 +7,16 @@ use std::{
 
 use riptrace_common::{
     id::AgentId,
-    wire::{batch::Heartbeat, clock::OrderMark, event::Hit},
+    wire::{
+        batch::Heartbeat,
+        clock::OrderMark,
+        event::{Hit, Stats},
+    },
 };
 use rusqlite::Connection;
 
 use super::{
-    HostStats, Incoming, Placement, SessionRow, Store, Taken, arrival,
+    HostStats, Incoming, Placement, SessionRow, Store, Taken, Turn, arrival,
     block::{Builder, Compressor},
     hash::Done,
     names::{Latest, Names},
@@ -101,6 +105,10 @@ pub(crate) struct Run {
     pub(super) seen: Seen,
     pub(super) duplicates: u64,
     pub(super) stats: Option<String>,
+    /// Where in the run's batches it was last said that the tracepoint is armed.
+    pub(super) opened: u64,
+    /// Where it was last said that it is not any more, so that its counters are the last ones.
+    pub(super) closed: u64,
     pub(super) changed: bool,
 }
 
@@ -155,6 +163,8 @@ impl Writer {
             seen: Seen::default(),
             duplicates: 0,
             stats: None,
+            opened: 0,
+            closed: 0,
             changed: true,
         })
     }
@@ -346,9 +356,35 @@ impl Store {
             let session = session.as_ref().map(|session| names.number(session.as_str()));
             let run = writer.run(agent, tracepoint, host);
             run.session = run.session.or(session);
-            run.stats = serde_json::to_string(stats).ok();
+            run.changed = true;
+            // Batches that were repeated come late: counters only grow.
+            let known = run.stats.as_deref().and_then(|text| serde_json::from_str::<Stats>(text).ok());
+            if known.is_none_or(|known| known.hits <= stats.hits) {
+                run.stats = serde_json::to_string(stats).ok();
+            }
+        }
+    }
+
+    /// Notes that tracepoints were armed or disarmed. Of a run that nobody accounts for, what was armed is open for ever.
+    pub fn turns(&self, turns: &[Turn]) {
+        let mut writer = self.writer();
+        for Turn { host, agent, tracepoint, at, is_end } in turns {
+            let names = &mut writer.names;
+            let (agent, tracepoint) = (names.number(agent.as_str()), names.number(tracepoint));
+            let host = names.number(host);
+            let run = writer.run(agent, tracepoint, host);
+            let of = if *is_end { &mut run.closed } else { &mut run.opened };
+            *of = (*of).max(*at);
             run.changed = true;
         }
+    }
+
+    /// The host of an agent's run, if anything of it came.
+    #[must_use]
+    pub fn host_of(&self, agent: &AgentId) -> Option<Arc<str>> {
+        let writer = self.writer();
+        let known = writer.agents.get(&writer.names.find(agent.as_str())?)?;
+        Some(writer.names.text(known.host))
     }
 
     /// Notes the last heartbeats of agents, with their losses.

@@ -196,6 +196,26 @@ pub struct HostStats {
     pub stats: Stats,
 }
 
+/// A tracepoint was armed or disarmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The host.
+    pub host: Arc<str>,
+    /// The run of its agent.
+    pub agent: AgentId,
+    /// Which.
+    pub tracepoint: Arc<str>,
+    /// Where in the run's batches it was said: [`arrival`] of the batch's number.
+    pub at: u64,
+    /// It was disarmed: the counters that are known are the last ones.
+    pub is_end: bool,
+}
+
+impl Turn {
+    /// Behind every batch.
+    pub const LAST: u64 = i64::MAX as u64;
+}
+
 /// What is stored of a session.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counts {
@@ -228,6 +248,8 @@ pub struct TracepointCounts {
     pub duplicates: u64,
     /// The last counters, if any came.
     pub stats: Option<Stats>,
+    /// There will be no others: it was disarmed, or the run after it accounted for it.
+    pub is_closed: bool,
 }
 
 /// What is known of an agent's run.

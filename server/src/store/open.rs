@@ -112,7 +112,8 @@ fn load_names(writer: &mut Writer, shared: &mut Shared) -> Result<(), StoreError
 }
 
 fn load_runs(connection: &Connection) -> Result<HashMap<(u32, u32), Run>, StoreError> {
-    let sql = "SELECT agent, tracepoint, host, session, seen, duplicates, stats FROM tracepoints";
+    let sql =
+        "SELECT agent, tracepoint, host, session, seen, duplicates, stats, opened, closed FROM tracepoints";
     let mut query = connection.prepare(sql)?;
     let mut rows = query.query([])?;
     let mut runs = HashMap::new();
@@ -125,6 +126,8 @@ fn load_runs(connection: &Connection) -> Result<HashMap<(u32, u32), Run>, StoreE
             seen,
             duplicates: row.get::<_, i64>(5)? as u64,
             stats: row.get(6)?,
+            opened: row.get::<_, i64>(7)? as u64,
+            closed: row.get::<_, i64>(8)? as u64,
             changed: false,
         };
         runs.insert((row.get(0)?, row.get(1)?), run);

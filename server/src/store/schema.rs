@@ -36,6 +36,10 @@ const STEPS: &[&str] = &["
     -- What is known of each agent's run.
     CREATE TABLE agents (
         agent INTEGER PRIMARY KEY, host INTEGER NOT NULL, batches BLOB NOT NULL, heartbeat TEXT);
+", "
+    -- Where in the run's batches it was said that the tracepoint is armed, and that it is not any more.
+    ALTER TABLE tracepoints ADD COLUMN opened INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE tracepoints ADD COLUMN closed INTEGER NOT NULL DEFAULT 0;
 "];
 
 /// Words of blocks, without the text itself. `detail=none`: only which block has a word.

@@ -31,6 +31,7 @@ impl Store {
                 missing: run.seen.missing_from(FIRST_HIT),
                 duplicates: run.duplicates,
                 stats: run.stats.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+                is_closed: run.closed > run.opened,
             })
             .collect();
         tracepoints

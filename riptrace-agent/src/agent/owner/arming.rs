@@ -17,6 +17,7 @@ use super::{
     super::{
         catalogue::Known,
         follow::{Followed, follow},
+        notes::warn_of_pins,
         numbering::Place,
         tracepoint::{Failed, Placed},
     },
@@ -230,10 +231,17 @@ impl Owner {
             wanted,
             warnings: planned.warnings,
         };
-        // From now on there may be hits.
+        // From now on there may be hits. Should this process be killed, the next one has to know whose they are.
         self.shared.totals().is_idle = false;
-        let (armed, mut attached) = loaded.tracer.arm(request).map_err(|error| Refusal::of_kernel(&error))?;
         self.next_place += 1;
+        self.notes.update(|note| drop(note.places.insert(place, id.clone())));
+        self.note_held(id);
+        self.notes.save();
+        let (Some(loaded), Some(held)) = (&mut self.loaded, self.held.get_mut(id)) else { return Ok(()) };
+        let (armed, mut attached) = loaded.tracer.arm(request).map_err(|error| {
+            self.notes.update(|note| drop(note.places.remove(&place)));
+            Refusal::of_kernel(&error)
+        })?;
         attached.tracepoint = Arc::clone(&held.name);
         attached.executable.clone_from(&first.facts.exe);
         attached.warnings.extend(group.iter().filter_map(|known| gap(known, held.since_ns)));
@@ -264,9 +272,16 @@ impl Owner {
             open_calls: limits::MAX_OPEN_CALLS,
             conditions: true,
             calls: true,
+            pins: self.notes.pins(),
             ..kernel_options(&self.cache)
         };
-        let kernel = Kernel::load(&options)?;
+        let kernel = match Kernel::load(&options) {
+            Err(ProbeError::Pins(error)) => {
+                warn_of_pins(&error);
+                Kernel::load(&KernelOptions { pins: None, ..options })?
+            }
+            loaded => loaded?,
+        };
         let mut tracer = Tracer::start(kernel, Planner::default())?;
         tracer.identify(Arc::clone(&self.identity.hit.host), Arc::clone(&self.identity.hit.agent));
         if let Err(error) = tracer.measure_trap_cost() {

@@ -124,8 +124,8 @@ impl Owner {
     fn hold(&mut self, spec: TracepointSpec, wanted: Wanted) -> Result<Option<TracepointState>, Error> {
         let id = spec.id.clone();
         let expires = Instant::now() + time_to_live(&spec);
-        let numbering = self.gone.recall(&id);
-        self.held.insert(id.clone(), Held::new(spec, wanted, host::monotonic_ns(), expires, numbering));
+        let gone = self.gone.recall(&id);
+        self.held.insert(id.clone(), Held::new(spec, wanted, host::monotonic_ns(), expires, gone));
         self.reconcile(&id);
         let Some(held) = self.held.get(&id) else { return Ok(None) };
         // What the host's own rules forbid everywhere is not held at all.
@@ -138,7 +138,7 @@ impl Owner {
                 held.failures.iter().map(|failed| failed.failure.reason.as_str()).collect();
             let error = Error::new(ErrorCode::Forbidden, reasons.join("; "));
             if let Some(held) = self.held.remove(&id) {
-                self.gone.remember(id, &held.numbering);
+                self.gone.remember(id, &held.numbering, held.earlier);
             }
             return Err(error);
         }

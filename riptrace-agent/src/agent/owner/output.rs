@@ -41,6 +41,16 @@ impl Output {
         self.assigned = self.clock.assigned();
     }
 
+    /// The number of the batch that has the last event, unless that was a hit.
+    pub(super) fn batch(&self) -> u64 {
+        self.writer.seq()
+    }
+
+    /// Whether every batch up to this one reached the stream, or was given up.
+    pub(super) fn is_acknowledged(&self, batch: u64) -> bool {
+        self.outbox.standing().acknowledged_seq >= batch
+    }
+
     /// Takes an event as it is.
     pub(super) fn add(&mut self, event: &Event) {
         let full = self.writer.add(event);

@@ -29,6 +29,8 @@ pub fn event(event: &Event, options: &TextOptions) -> String {
         Event::Detached(event) => detached(event),
         Event::Budget(event) => budget(event),
         Event::Error(event) => error(event),
+        // Only agents write the one, and nobody the other.
+        Event::PreviousRun(_) | Event::Unknown => String::new(),
     }
 }
 
