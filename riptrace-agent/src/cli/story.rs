@@ -1,6 +1,12 @@
 //! `riptrace story`: a session's hits, or an exported file's, in their strict order.
 
-use std::{fs::File, io::BufReader, path::Path, sync::mpsc, time::Duration};
+use std::{
+    fs::File,
+    io::BufReader,
+    path::Path,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use riptrace_common::wire::{
@@ -15,7 +21,7 @@ use super::{
     signals::Interrupted,
 };
 use crate::{
-    client::Client,
+    client::{Client, ClientError},
     render::text::{Story, TextOptions},
     trace::utc_offset_seconds,
 };
@@ -24,6 +30,10 @@ use crate::{
 const PAGE_HITS: u32 = 500;
 /// How often Ctrl-C is looked at while nothing comes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How long a server may be away whose connection broke.
+const AWAY_AT_MOST: Duration = Duration::from_secs(60);
+/// The pause between attempts to reach it.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// Characters of one variable's text.
 const MAX_VALUE_CHARS: usize = 1000;
 /// Events that may wait for being printed.
@@ -214,7 +224,7 @@ pub(super) enum Followed<'a> {
 }
 
 /// Hands over what happens in a session from its beginning on, until it is told to stop or the session stops. A
-/// connection that breaks is made again, and goes on behind the last hit.
+/// connection that breaks is made again, and goes on behind the last event.
 pub(super) fn follow(
     client: &Client,
     session: &str,
@@ -224,26 +234,35 @@ pub(super) fn follow(
     let (send, events) = mpsc::sync_channel(QUEUED_EVENTS);
     // Reading blocks; Ctrl-C must not wait for it. The thread ends with the process at the latest.
     std::thread::Builder::new().name(String::from("live")).spawn(move || {
-        let mut cursor = 0;
+        // The hits' arrivals do not say which of them became final: events have ids that do.
+        let mut cursor = String::from("0");
+        let mut away_since: Option<Instant> = None;
         loop {
-            let live = match client.live(&session, cursor) {
+            let mut live = match client.live(&session, &cursor) {
                 Ok(live) => live,
+                // A server that was there is started anew.
+                Err(ClientError::Unreachable { .. })
+                    if away_since.is_some_and(|since| since.elapsed() < AWAY_AT_MOST) =>
+                {
+                    std::thread::sleep(RECONNECT_PAUSE);
+                    continue;
+                }
                 Err(error) => {
                     let _ = send.send(Err(Failure::from(error)));
                     return;
                 }
             };
-            for event in live {
-                // A connection that breaks off is no end: the server may have been started anew.
-                let Ok(event) = event else { break };
-                if let Live::Final(hit) = &event {
-                    cursor = cursor.max(hit.arrival);
+            // A connection that breaks off is no end.
+            while let Some(Ok(event)) = live.next() {
+                if let Some(id) = live.last_id().filter(|id| *id != cursor) {
+                    cursor = id.to_owned();
                 }
                 let stopped = event == Live::Stopped;
                 if send.send(Ok(event)).is_err() || stopped {
                     return;
                 }
             }
+            away_since = Some(Instant::now());
             std::thread::sleep(LOOK_INTERVAL);
         }
     })?;
@@ -259,5 +278,49 @@ pub(super) fn follow(
         if !go_on {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, Write as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    /// Answers a request with these events, and breaks off. Gives what was asked for.
+    fn answer(mut stream: &TcpStream, events: &str) -> String {
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+        let asked = lines.next().unwrap();
+        lines.find(String::is_empty);
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+        stream.write_all(format!("{head}{events}").as_bytes()).unwrap();
+        asked
+    }
+
+    #[test]
+    fn a_broken_connection_goes_on_behind_the_last_event_and_not_behind_the_last_arrival() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serving = std::thread::spawn(move || {
+            let accept = |events| answer(&listener.accept().unwrap().0, events);
+            let first = "id: 9.100.0.0.0\ndata: {\"kind\":\"watermark\",\"watermark_ns\":5}\n\n\
+                         id: 9.200.0.0.0\ndata: {\"kind\":\"wat";
+            [accept(first), accept("data: {\"kind\":\"stopped\"}\n\n")]
+        });
+        let mut seen = Vec::new();
+        follow(&Client::new(&url, None), "s_1", &mut |event| {
+            if let Followed::Event(event) = event {
+                seen.push(event.clone());
+            }
+            Ok(true)
+        })
+        .unwrap();
+        assert_eq!(seen, [Live::Watermark { watermark_ns: 5 }, Live::Stopped]);
+        let [first, second] = serving.join().unwrap();
+        assert!(first.contains("/live?cursor=0 "), "{first}");
+        assert!(second.contains("/live?cursor=9.100.0.0.0 "), "{second}");
     }
 }

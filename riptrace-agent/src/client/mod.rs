@@ -164,8 +164,9 @@ impl Client {
         self.answer(self.run(request, &[])?)
     }
 
-    /// What happens in a session from an arrival on; 0: all of it.
-    pub fn live(&self, id: &str, cursor: u64) -> Result<LiveEvents, ClientError> {
+    /// What happens in a session behind an event, by its id ([`LiveEvents::last_id`]); "0": all of it.
+    pub fn live(&self, id: &str, cursor: &str) -> Result<LiveEvents, ClientError> {
+        let cursor = utf8_percent_encode(cursor, IN_PATH);
         let path = format!("{}?cursor={cursor}", session_path(id, "/live"));
         let request =
             Request::builder().method("GET").uri(self.url(&path)).header("Accept", "text/event-stream");

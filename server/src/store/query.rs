@@ -312,7 +312,13 @@ fn finals(view: &mut View<'_>, filter: &Filter, page: &mut Page, from: Place) ->
             segment = Some(unpacked);
             Ok(false)
         })?;
-        let Some(segment) = segment else { return Ok(()) };
+        let Some(segment) = segment else {
+            // What is provisional now may be final when the next page is asked for.
+            if page.is_full() && !view.provisional.is_empty() {
+                page.next = Some(After::Final { place: last, shown: shown.filter(|shown| *shown != last) });
+            }
+            return Ok(());
+        };
         let start = segment.entries.partition_point(|entry| entry.place <= last);
         for entry in &segment.entries[start..] {
             if page.is_full() || page.is_tired() {
