@@ -162,6 +162,7 @@ mod tests {
             failures: Vec::new(),
             stats: Stats::default(),
             expires_in_seconds,
+            origin: None,
         }
     }
 

@@ -117,6 +117,8 @@ pub fn change(
         changed.enabled = enabled;
     }
     if let Some(select) = select {
+        // Another program's line is another statement.
+        changed.origin = changed.origin.filter(|_| select == changed.select);
         changed.select = select;
     }
     if let Some(location) = location {

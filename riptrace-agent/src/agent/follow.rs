@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use riptrace_common::wire::control::Origin;
+use riptrace_common::wire::{control::Origin, event::Location};
 
 use crate::{binary::FileIdentity, dwarf::DebugInfo, plan::sites::LocationRequest, trace::Image};
 
@@ -27,6 +27,26 @@ struct Extent {
     file: String,
     first: u32,
     last: u32,
+}
+
+/// What a line is on a build, so that it is found on others. `None`: its function is not known.
+#[must_use]
+pub fn origin(
+    image: &Image,
+    build_id: Option<&str>,
+    revision: Option<&str>,
+    at: &Location,
+) -> Option<Origin> {
+    let extent = extent(image, &at.function)?;
+    let source = source_of(image, &extent.file);
+    let statement = source.as_deref().and_then(|source| source.lines().nth(at.line.checked_sub(1)? as usize));
+    Some(Origin {
+        build_id: build_id?.to_owned(),
+        revision: revision.map(str::to_owned),
+        function: at.function.to_string(),
+        line_offset: at.line.checked_sub(extent.first)?,
+        statement: statement.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()),
+    })
 }
 
 /// Looks for a tracepoint's place on a build.

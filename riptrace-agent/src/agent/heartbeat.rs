@@ -40,7 +40,7 @@ pub struct Heart {
     endpoints: Arc<Endpoints>,
     connected: watch::Receiver<bool>,
     beats: AtomicU32,
-    notes: Arc<Notes>,
+    notes: Option<Arc<Notes>>,
     /// The last run, if it ended without a word.
     previous_run: Option<PreviousRun>,
 }
@@ -56,10 +56,7 @@ impl Heart {
         outbox: Arc<Outbox>,
         endpoints: Arc<Endpoints>,
         connected: watch::Receiver<bool>,
-        notes: Arc<Notes>,
     ) -> Self {
-        // Batches tell of its tracepoints.
-        let previous_run = notes.previous().pop().map(|run| PreviousRun { tracepoints: Vec::new(), ..run });
         let identity = identity.clone();
         Self {
             identity,
@@ -70,9 +67,17 @@ impl Heart {
             endpoints,
             connected,
             beats: AtomicU32::new(0),
-            notes,
-            previous_run,
+            notes: None,
+            previous_run: None,
         }
+    }
+
+    /// The same, which notes how far this run gets, and tells of the last one.
+    #[must_use]
+    pub fn remembering(self, notes: Arc<Notes>) -> Self {
+        // Batches tell of its tracepoints.
+        let previous_run = notes.previous().pop().map(|run| PreviousRun { tracepoints: Vec::new(), ..run });
+        Self { notes: Some(notes), previous_run, ..self }
     }
 
     /// Beats until it is dropped.
@@ -109,10 +114,11 @@ impl Heart {
     }
 
     fn note(&self, heartbeat: &Heartbeat, ended: bool) {
-        self.notes.acknowledged(heartbeat.acknowledged_seq);
-        self.notes.update(|note| note.ended = ended);
+        let Some(notes) = &self.notes else { return };
+        notes.acknowledged(heartbeat.acknowledged_seq);
+        notes.update(|note| note.ended = ended);
         // The file is small, and in memory until the system writes it.
-        self.notes.save();
+        notes.save();
     }
 
     async fn send(&self, heartbeat: &Heartbeat) {

@@ -200,8 +200,8 @@ async fn serve(settings: &Settings, identity: &Identity) -> Result<(), AgentErro
         outbox,
         endpoints,
         connected,
-        notes,
-    );
+    )
+    .remembering(notes);
     let heart = Arc::new(heart);
     let beating = tokio::spawn(Arc::clone(&heart).beat());
     tracing::info!(host, %agent, "serving");

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 use riptrace_common::{
     id::TracepointId,
     wire::{
-        control::{BindFailure, Binding, TracepointSpec, TracepointState, TracepointStatus},
+        control::{BindFailure, Binding, Origin, TracepointSpec, TracepointState, TracepointStatus},
         event::{Attached, DetachReason, Stats},
     },
 };
@@ -31,6 +31,8 @@ pub(super) struct Held {
     pub numbering: Numbering,
     /// Hits that were handed over.
     pub captured: u64,
+    /// What it is on the first build on which it was armed, if nobody said what it is.
+    pub learned: Option<Origin>,
     /// Builds on which it is armed, those included that are being disarmed.
     pub places: BTreeSet<Place>,
     /// Counters of the same tracepoint before it was removed and asked for again.
@@ -106,6 +108,7 @@ impl Held {
             expires,
             numbering,
             captured: 0,
+            learned: None,
             places: BTreeSet::new(),
             earlier,
             past: Stats::default(),
@@ -124,10 +127,16 @@ impl Held {
         self.ended.is_none() && !self.removing
     }
 
-    /// Asks for the same: only how long it lives may be another.
+    /// Asks for the same: only how long it lives may be another, and whether it is said what it is.
     pub fn is_same(&self, spec: &TracepointSpec) -> bool {
-        let timeless = |spec: &TracepointSpec| TracepointSpec { ttl_seconds: 0, ..spec.clone() };
-        timeless(&self.spec) == timeless(spec)
+        let origin = spec.origin.clone().or_else(|| self.spec.origin.clone());
+        let bare = |spec: &TracepointSpec| TracepointSpec { ttl_seconds: 0, origin: None, ..spec.clone() };
+        bare(&self.spec) == bare(spec) && (self.spec.origin.is_none() || self.spec.origin == origin)
+    }
+
+    /// What it follows to other builds.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.spec.origin.as_ref().or(self.learned.as_ref())
     }
 
     /// What became of it.
@@ -162,6 +171,7 @@ impl Held {
             failures: self.failures.iter().map(|failed| failed.failure.clone()).collect(),
             stats,
             expires_in_seconds: self.expires.saturating_duration_since(now).as_secs(),
+            origin: self.origin().cloned(),
         }
     }
 }
@@ -221,6 +231,15 @@ mod tests {
         let held = held();
         assert!(held.is_same(&TracepointSpec { ttl_seconds: 7, ..held.spec.clone() }));
         assert!(!held.is_same(&TracepointSpec { revision: 1, ..held.spec.clone() }));
+        let origin = |function: &str| {
+            let text = format!(r#"{{"build_id":"b","function":"{function}","line_offset":1}}"#);
+            serde_json::from_str::<Origin>(&text).unwrap()
+        };
+        let told = TracepointSpec { origin: Some(origin("f")), ..held.spec.clone() };
+        assert!(held.is_same(&told), "it is said now what it is");
+        let held = Held { spec: told, ..held };
+        assert!(held.is_same(&TracepointSpec { origin: None, ..held.spec.clone() }));
+        assert!(!held.is_same(&TracepointSpec { origin: Some(origin("g")), ..held.spec.clone() }));
         assert!(!held.is_same(&TracepointSpec { location: "main.go:8".to_owned(), ..held.spec.clone() }));
     }
 }

@@ -287,6 +287,10 @@ pub struct TracepointState {
     /// Seconds until the agent removes it.
     #[serde(default)]
     pub expires_in_seconds: u64,
+    /// What it is on the build for which it was made: what it follows to other builds. Where nobody said it, that is the
+    /// first build on which it was armed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 /// A tracepoint on one build.

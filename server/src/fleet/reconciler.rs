@@ -10,7 +10,7 @@ use std::{
 use riptrace_common::{
     id::TracepointId,
     wire::{
-        api::{Live, Session, SessionState},
+        api::{Live, Session, SessionState, SessionTracepoint},
         control::{
             CreateTracepoint, RemoveTracepoints, Removed, TracepointSpec, TracepointState, TracepointStatus,
         },
@@ -65,6 +65,7 @@ pub async fn run(fleet: Arc<Fleet>, lease: Lease) {
             continue;
         }
         fleet.stop_expired().await;
+        fleet.learn_origins().await;
         let (last, at_work) = (lock(&done).clone(), lock(&busy).clone());
         for (host, desired) in fleet.to_correct(&last, &at_work) {
             lock(&busy).insert(host.clone());
@@ -110,6 +111,40 @@ impl Fleet {
                 Err(error) => {
                     tracing::warn!(session = %id, %error, "a session that is over could not be stopped");
                 }
+            }
+        }
+    }
+
+    /// What the first host that armed a tracepoint says of its statement is kept with the session, so that every host follows it
+    /// to other builds.
+    async fn learn_origins(&self) {
+        let mut news = Vec::new();
+        {
+            let state = self.state();
+            let told = |tracepoint: &SessionTracepoint| {
+                let states = state.reports.values().filter_map(|report| report.states.get(&tracepoint.id));
+                let mut same = states.filter(|told| told.revision == tracepoint.revision);
+                same.find_map(|told| told.origin.clone())
+            };
+            for session in state.sessions.values().filter(|one| one.state == SessionState::Running) {
+                for tracepoint in session.tracepoints.iter().filter(|one| one.origin.is_none()) {
+                    let known = told(tracepoint).map(|origin| {
+                        (session.id.clone(), tracepoint.id.clone(), tracepoint.revision, origin)
+                    });
+                    news.extend(known);
+                }
+            }
+        }
+        for (session, id, revision, origin) in news {
+            let learn = |session: &mut Session| {
+                let known = session.tracepoints.iter_mut().find(|one| one.id == id);
+                if let Some(one) = known.filter(|one| one.revision == revision) {
+                    one.origin.get_or_insert_with(|| origin.clone());
+                }
+                Ok(())
+            };
+            if let Err(error) = self.edit_session(&session, learn).await {
+                tracing::debug!(%session, tracepoint = %id, %error, "what the statement is could not be kept");
             }
         }
     }

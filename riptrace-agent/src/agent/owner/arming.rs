@@ -10,13 +10,16 @@ use std::{
 use riptrace_common::{
     abi::limits,
     id::TracepointId,
-    wire::{control::BindFailure, event::Event},
+    wire::{
+        control::{BindFailure, Origin},
+        event::Event,
+    },
 };
 
 use super::{
     super::{
         catalogue::Known,
-        follow::{Followed, follow},
+        follow::{Followed, follow, origin},
         notes::warn_of_pins,
         numbering::Place,
         tracepoint::{Failed, Placed},
@@ -25,6 +28,7 @@ use super::{
 };
 use crate::{
     binary::FileIdentity,
+    plan::sites::LocationRequest,
     probe::{Kernel, KernelOptions, ProbeError},
     trace::{Image, Planner, ProcessScope, Request, Tracer, host, kernel_options},
 };
@@ -80,8 +84,13 @@ impl Owner {
         });
         changed |= held.failures.len() != failures;
         let indexing = std::mem::take(&mut held.indexing);
+        // Builds that are there together are armed where it was asked for; later ones are followed to.
+        let mut learned = None;
         for group in groups.values() {
-            changed |= self.arm(id, group);
+            changed |= self.arm(id, group, &mut learned);
+        }
+        if let Some(held) = self.held.get_mut(id) {
+            held.learned = held.learned.take().or(learned);
         }
         changed | self.held.get(id).is_some_and(|held| held.indexing != indexing)
     }
@@ -139,7 +148,7 @@ impl Owner {
     }
 
     /// Arms a tracepoint on one build, unless it is armed there or can't be. Whether anything changed.
-    fn arm(&mut self, id: &TracepointId, group: &Group) -> bool {
+    fn arm(&mut self, id: &TracepointId, group: &Group, learned: &mut Option<Origin>) -> bool {
         let Some(first) = group.first() else { return false };
         let file = first.file();
         let Some(held) = self.held.get_mut(id) else { return false };
@@ -157,7 +166,9 @@ impl Owner {
                     return true;
                 }
                 Some(Err(reason)) => Err(Refusal::of_build(reason)),
-                Some(Ok(image)) => self.bind(id, group, &image),
+                Some(Ok(image)) => self.bind(id, group, &image).map(|origin| {
+                    *learned = learned.take().or(origin);
+                }),
             },
         };
         if let Err(Refusal { reason, stale, forbidden, again }) = result
@@ -175,11 +186,12 @@ impl Owner {
         true
     }
 
-    fn bind(&mut self, id: &TracepointId, group: &Group, image: &Image) -> Result<(), Refusal> {
-        let Some(first) = group.first() else { return Ok(()) };
+    /// Arms a tracepoint on a build. Gives what it is there, if that is not known yet.
+    fn bind(&mut self, id: &TracepointId, group: &Group, image: &Image) -> Result<Option<Origin>, Refusal> {
+        let Some(first) = group.first() else { return Ok(None) };
         let file = first.file();
         self.load().map_err(|error| Refusal::of_kernel(&error))?;
-        let (Some(loaded), Some(held)) = (&mut self.loaded, self.held.get_mut(id)) else { return Ok(()) };
+        let (Some(loaded), Some(held)) = (&mut self.loaded, self.held.get_mut(id)) else { return Ok(None) };
         let image_id = match loaded.images.get(&file) {
             Some(image) => *image,
             None => {
@@ -191,7 +203,7 @@ impl Owner {
         };
         let mut wanted = held.wanted.clone();
         let build_id = first.facts.build_id.as_deref();
-        let followed = follow(image, build_id, &wanted.location, held.spec.origin.as_ref());
+        let followed = follow(image, build_id, &wanted.location, held.origin());
         let moved_to = match followed {
             Followed::Same => None,
             Followed::Moved(location) => {
@@ -206,6 +218,12 @@ impl Owner {
         {
             return Err(Refusal { forbidden: true, ..Refusal::of_build(reason) });
         }
+        let origin = match (&wanted.location, held.origin(), planned.plans.first()) {
+            (LocationRequest::Line { .. }, None, Some(plan)) => {
+                origin(image, build_id, first.facts.vcs_revision.as_deref(), &plan.location)
+            }
+            _ => None,
+        };
         let options = &held.spec.options;
         let pids: Vec<u32> = group.iter().map(|known| known.process.pid).collect();
         let place = self.next_place;
@@ -237,7 +255,7 @@ impl Owner {
         self.notes.update(|note| drop(note.places.insert(place, id.clone())));
         self.note_held(id);
         self.notes.save();
-        let (Some(loaded), Some(held)) = (&mut self.loaded, self.held.get_mut(id)) else { return Ok(()) };
+        let (Some(loaded), Some(held)) = (&mut self.loaded, self.held.get_mut(id)) else { return Ok(None) };
         let (armed, mut attached) = loaded.tracer.arm(request).map_err(|error| {
             self.notes.update(|note| drop(note.places.remove(&place)));
             Refusal::of_kernel(&error)
@@ -259,7 +277,7 @@ impl Owner {
             stopped_ns: None,
         };
         self.places.insert(place, placed);
-        Ok(())
+        Ok(origin)
     }
 
     /// Loads the kernel side, if it is not there.

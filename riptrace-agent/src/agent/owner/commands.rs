@@ -100,6 +100,7 @@ impl Owner {
             Some(held) if held.is_same(&spec) => {
                 held.expires = Instant::now() + time_to_live(&spec);
                 held.spec.ttl_seconds = spec.ttl_seconds;
+                held.spec.origin = spec.origin.or_else(|| held.spec.origin.take());
                 Ok(self.state_of(&spec.id))
             }
             Some(_) => {
