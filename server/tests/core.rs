@@ -24,7 +24,11 @@ use riptrace_server::{
     settings::{Arguments, Settings},
 };
 
+#[path = "core/clocks.rs"]
+mod clocks;
 mod fake;
+#[path = "core/nonsense.rs"]
+mod nonsense;
 
 use fake::Agent;
 

@@ -3,8 +3,12 @@
 
 #[path = "faults/away.rs"]
 mod away;
+#[path = "faults/builds.rs"]
+mod builds;
 #[path = "faults/killed.rs"]
 mod killed;
+#[path = "faults/many.rs"]
+mod many;
 #[path = "faults/space.rs"]
 mod space;
 
@@ -30,7 +34,7 @@ struct Scene {
     server: Server,
     meter: Meter,
     session: String,
-    service: &'static str,
+    service: String,
     /// Under the server's data, if they have one of their own.
     disk: Option<Disk>,
     folder: Folder,
@@ -47,17 +51,12 @@ impl Drop for Scene {
 }
 
 impl Scene {
-    /// `None`: something is missing here, and it was said. Services are named after tests, so that agents of tests that run at
-    /// the same time leave each other's alone.
-    fn start(service: &'static str) -> Result<Option<Self>> {
+    /// `None`: something is missing here, and it was said.
+    fn start(service: &str) -> Result<Option<Self>> {
         Self::start_with(service, &[], &[])
     }
 
-    fn start_with(
-        service: &'static str,
-        server_options: &[&str],
-        agent_options: &[&str],
-    ) -> Result<Option<Self>> {
+    fn start_with(service: &str, server_options: &[&str], agent_options: &[&str]) -> Result<Option<Self>> {
         if !requirements::bpf(service) {
             return Ok(None);
         }
@@ -66,7 +65,7 @@ impl Scene {
 
     fn start_in(
         folder: Folder,
-        service: &'static str,
+        service: &str,
         server_options: &[&str],
         agent_options: &[&str],
     ) -> Result<Self> {
@@ -76,17 +75,18 @@ impl Scene {
     /// Hits have a text of `padding` bytes.
     fn build(
         folder: Folder,
-        service: &'static str,
+        service: &str,
         server_options: &[&str],
         agent_options: &[&str],
         padding: usize,
         options: &[&str],
     ) -> Result<Self> {
+        let service = named(service);
         let server = Server::start_with(&folder, "server", server_options)?;
-        let agent = start_agent(&folder, &server.nats, "one", service, agent_options)?;
-        let meter = Meter::start_with(&meter::program()?, service, padding)?;
-        server.wait_for_services(&[(service, 1)])?;
-        let session = server.session(&[(service, &meter::location()?)], options, 1)?;
+        let agent = start_agent(&folder, &server.nats, "one", &service, agent_options)?;
+        let meter = Meter::start_with(&meter::program()?, &service, padding)?;
+        server.wait_for_services(&[(&service, 1)])?;
+        let session = server.session(&[(&service, &meter::location()?)], options, 1)?;
         Ok(Self { agent: Some(agent), server, meter, session, service, disk: None, folder })
     }
 
@@ -97,7 +97,7 @@ impl Scene {
     /// Another run of the agent, in the same state folder.
     fn restart_agent(&mut self) -> Result<()> {
         self.agent = None;
-        self.agent = Some(start_agent(&self.folder, &self.server.nats, "one", self.service, &[])?);
+        self.agent = Some(start_agent(&self.folder, &self.server.nats, "one", &self.service, &[])?);
         Ok(())
     }
 
@@ -129,15 +129,19 @@ impl Scene {
 
     /// Waits until everything that the service did is stored or counted as lost, and no more than that.
     fn wait_accounted(&self, truth: u64) -> Result<SessionStatus> {
-        let begin = Instant::now();
+        // A busy machine takes its time, as long as something goes on.
+        let (mut since, mut last) = (Instant::now(), 0);
         loop {
             let status = self.status()?;
             let accounted = status.stored + status.losses.total();
+            if status.stored != last {
+                (since, last) = (Instant::now(), status.stored);
+            }
             if accounted == truth && status.unaccounted.is_empty() {
                 return Ok(status);
             }
             ensure!(
-                begin.elapsed() < PATIENCE,
+                since.elapsed() < PATIENCE,
                 "{} hits are stored, {:?} were lost, {truth} were made; {:?} did not account\n{}\n{}",
                 status.stored,
                 status.losses,
@@ -158,6 +162,12 @@ impl Scene {
         ensure!(orders.iter().copied().eq(1..=stored), "the numbers have gaps");
         Ok(())
     }
+}
+
+/// A service's name that nobody else on this machine has: agents of tests that run at the same time leave each other's
+/// services alone.
+fn named(service: &str) -> String {
+    format!("{service}-{}", std::process::id())
 }
 
 /// An agent without a budget: a fault is no reason to capture less.

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -44,6 +44,8 @@ struct Shared {
     boot_id: String,
     /// Its kernel's clock minus the machine's.
     skew_ns: i64,
+    /// Its wall clock minus its kernel's.
+    wall_ns: AtomicI64,
     began: Instant,
     base_ns: u64,
     subjects: Subjects,
@@ -73,6 +75,11 @@ impl Drop for Agent {
 impl Agent {
     /// Starts one that has one process of each service.
     pub async fn start(url: &str, host: &str, services: &[&str], skew_ns: i64) -> Self {
+        Self::start_booted(url, host, services, skew_ns, &format!("boot-of-{host}")).await
+    }
+
+    /// The same, of a kernel that was booted another time.
+    pub async fn start_booted(url: &str, host: &str, services: &[&str], skew_ns: i64, boot_id: &str) -> Self {
         let client = async_nats::connect(url).await.unwrap();
         let process = |(pid, service): (u32, &&str)| GoProcess {
             pid,
@@ -85,8 +92,9 @@ impl Agent {
         let shared = Arc::new(Shared {
             host: host.to_owned(),
             agent: AgentId::from(riptrace_server::ident::fresh("a").unwrap()),
-            boot_id: format!("boot-of-{host}"),
+            boot_id: boot_id.to_owned(),
             skew_ns,
+            wall_ns: AtomicI64::new(0),
             began: Instant::now(),
             base_ns: 1_000_000_000_000_000,
             subjects: Subjects::default(),
@@ -138,6 +146,22 @@ impl Agent {
         self.shared.silent.store(silent, Ordering::SeqCst);
     }
 
+    /// Its wall clock is set.
+    pub fn step_wall_clock(&self, by_ns: i64) {
+        self.shared.wall_ns.fetch_add(by_ns, Ordering::SeqCst);
+    }
+
+    /// A batch of these events as it is published, to be changed and sent by hand.
+    pub fn batch(&self, seq: u64, events: Vec<Event>) -> Batch {
+        Batch {
+            host: self.shared.host.clone(),
+            agent: self.shared.agent.clone(),
+            boot_id: self.shared.boot_id.clone(),
+            seq,
+            events,
+        }
+    }
+
     /// It refuses every tracepoint from now on.
     pub fn set_refuses(&self) {
         self.shared.refuses.store(true, Ordering::SeqCst);
@@ -164,13 +188,7 @@ impl Agent {
     /// Publishes events and waits until the broker has them. Gives the batch.
     pub async fn publish(&self, events: Vec<Event>) -> Batch {
         let seq = self.shared.batches.fetch_add(1, Ordering::SeqCst) + 1;
-        let batch = Batch {
-            host: self.shared.host.clone(),
-            agent: self.shared.agent.clone(),
-            boot_id: self.shared.boot_id.clone(),
-            seq,
-            events,
-        };
+        let batch = self.batch(seq, events);
         self.publish_again(&batch).await;
         let hits = batch.events.iter().filter(|event| matches!(event, Event::Hit(_))).count();
         self.shared.published.fetch_add(hits as u64, Ordering::SeqCst);
@@ -256,6 +274,7 @@ impl Shared {
             failures: Vec::new(),
             stats: stats.clone(),
             expires_in_seconds: spec.ttl_seconds,
+            origin: None,
         }
     }
 
@@ -330,7 +349,7 @@ async fn answer(shared: Arc<Shared>, mut requests: async_nats::Subscriber) {
                     server_send_ns: asked.server_send_ns,
                     receive_ktime_ns,
                     send_ktime_ns: shared.ktime_ns(),
-                    realtime_minus_ktime_ns: 0,
+                    realtime_minus_ktime_ns: shared.wall_ns.load(Ordering::SeqCst),
                     boottime_minus_ktime_ns: 0,
                 }
             })),

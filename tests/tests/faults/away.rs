@@ -46,13 +46,21 @@ fn a_broker_that_is_away_under_load_costs_what_the_queue_does_not_hold() -> Resu
 
 #[test]
 fn an_agent_that_stands_still_is_not_waited_for_and_what_it_brings_is_late() -> Result<()> {
-    const OTHER: &str = "agent-goes-on";
+    let other_service = named("agent-goes-on");
     const HELD_BACK: u64 = 2_000;
     let Some(mut scene) = Scene::start("agent-stands-still")? else { return Ok(()) };
-    let _other_agent = start_agent(&scene.folder, &scene.server.nats, "two", OTHER, &[])?;
-    let mut other = Meter::start(&meter::program()?, OTHER)?;
-    scene.server.wait_for_services(&[(OTHER, 1)])?;
-    scene.server.run(&["session", "add", &scene.session, OTHER, &meter::location()?, "--rate", "0"])?;
+    let _other_agent = start_agent(&scene.folder, &scene.server.nats, "two", &other_service, &[])?;
+    let mut other = Meter::start(&meter::program()?, &other_service)?;
+    scene.server.wait_for_services(&[(&other_service, 1)])?;
+    scene.server.run(&[
+        "session",
+        "add",
+        &scene.session,
+        &other_service,
+        &meter::location()?,
+        "--rate",
+        "0",
+    ])?;
     scene.server.wait_armed(&scene.session, 2)?;
     let before = scene.meter.run(100, 0)? + other.run(100, 0)?;
     scene.wait_stored(before)?;

@@ -70,7 +70,7 @@ fn unpinned_agent(scene: &Scene) -> Result<Program> {
     const HIDE: &str = "mount -t tmpfs -o ro none /sys/fs && exec \"$@\"";
     let mut command = std::process::Command::new("unshare");
     command.args(["--mount", "sh", "-c", HIDE, "sh"]);
-    scene.folder.agent_by(command, &scene.server.nats, "one", &[scene.service], &["--budget", "0"])
+    scene.folder.agent_by(command, &scene.server.nats, "one", &[&scene.service], &["--budget", "0"])
 }
 
 /// Folders of pins of agents whose state is in this folder.
