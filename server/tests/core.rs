@@ -29,6 +29,8 @@ mod clocks;
 mod fake;
 #[path = "core/nonsense.rs"]
 mod nonsense;
+#[path = "core/streams.rs"]
+mod streams;
 
 use fake::Agent;
 

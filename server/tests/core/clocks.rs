@@ -6,12 +6,15 @@ use super::*;
 /// An hour.
 const STEP_NS: i64 = 3_600_000_000_000;
 
+/// Further apart than any error of the clocks.
+const APART: Duration = Duration::from_millis(60);
+
 /// Both agents have a hit each, one after the other, a number of times.
 async fn take_turns(agents: &[&Agent], id: &TracepointId, rounds: u64) {
     for round in 0..rounds {
         for agent in agents {
             agent.publish(agent.hits(id, 1, round)).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(APART).await;
         }
     }
 }
