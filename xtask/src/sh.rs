@@ -33,6 +33,13 @@ pub(crate) fn say(text: &str) {
 pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root()).env("PATH", path());
+    // What cargo says of this program to itself. Build scripts look at it (ring's does), so a cargo that inherits it builds
+    // everything above them again, and the next cargo that does not builds it once more.
+    let of_this_program =
+        |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| name.starts_with(own));
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_this_program)) {
+        command.env_remove(name);
+    }
     command
 }
 
