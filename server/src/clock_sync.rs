@@ -2,7 +2,7 @@
 //! stream. Only the holder of the lease does this; what an exchange means, [`crate::clock`] knows.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -30,8 +30,11 @@ const BURST: u32 = 8;
 /// Between these.
 const BURST_PERIOD_NS: u64 = 50_000_000;
 
-/// Between all later ones.
+/// Between all later ones, while something is traced there.
 const PERIOD_NS: u64 = 1_000_000_000;
+
+/// And while nothing is: often enough that the estimate stays, so that the first hits have good times already.
+const IDLE_PERIOD_NS: u64 = 5_000_000_000;
 
 /// How often it is looked which exchanges are due.
 const TICK: Duration = Duration::from_millis(25);
@@ -69,6 +72,8 @@ struct Term {
     domains: HashMap<String, Domain>,
     /// By host.
     plans: HashMap<String, Plan>,
+    /// Boot ids of the hosts on which something is traced.
+    tracing: HashSet<String>,
     /// Requests that are not answered, by the number in their reply's subject.
     asked: BTreeMap<u64, (String, SyncRequest)>,
     next_number: u64,
@@ -102,6 +107,7 @@ impl Term {
             base_ns: ident::now_ns(),
             domains: HashMap::new(),
             plans: HashMap::new(),
+            tracing: HashSet::new(),
             asked: BTreeMap::new(),
             next_number: 0,
             marks: 0,
@@ -140,13 +146,30 @@ impl Term {
         let mut due = Vec::new();
         for (host, plan) in self.plans.iter_mut().filter(|(_, plan)| plan.next_ns <= now_ns) {
             plan.sent = plan.sent.saturating_add(1);
-            plan.next_ns = now_ns + if plan.sent < BURST { BURST_PERIOD_NS } else { PERIOD_NS };
+            let period_ns = match plan.sent {
+                ..BURST => BURST_PERIOD_NS,
+                _ if self.tracing.contains(&plan.boot_id) => PERIOD_NS,
+                _ => IDLE_PERIOD_NS,
+            };
+            plan.next_ns = now_ns + period_ns;
             let domain = self.domains.get(&plan.boot_id);
             let assigned = domain.and_then(|domain| domain.estimator.assigned());
             self.next_number += 1;
             due.push((host.clone(), self.next_number, SyncRequest { server_send_ns: now_ns, assigned }));
         }
         due
+    }
+
+    /// Hosts on which something is traced from now on are asked at once.
+    fn take_tracing(&mut self, progress: &[Progress]) {
+        let now_ns = self.now_ns();
+        let tracing = progress.iter().filter(|one| one.is_tracing).map(|one| one.boot_id.clone()).collect();
+        let before = std::mem::replace(&mut self.tracing, tracing);
+        for plan in self.plans.values_mut() {
+            if self.tracing.contains(&plan.boot_id) && !before.contains(&plan.boot_id) {
+                plan.next_ns = plan.next_ns.min(now_ns);
+            }
+        }
     }
 
     fn answered(&mut self, number: u64, reply: SyncReply, received_ns: u64) {
@@ -185,8 +208,9 @@ impl Term {
 
     /// The mark that is to be written now, if one is.
     fn mark(&mut self, progress: &[Progress], now: Moment) -> Option<OrderMark> {
+        self.take_tracing(progress);
         let now_ns = self.now_ns();
-        if progress.iter().any(|one| one.is_tracing) {
+        if !self.tracing.is_empty() {
             self.active_until_ns = now_ns + AFTERWARDS_NS;
         }
         if now_ns >= self.active_until_ns {

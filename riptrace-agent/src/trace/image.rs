@@ -43,9 +43,12 @@ pub struct Image {
     closures: Arc<Mutex<HashMap<u64, Option<Arc<ClosureLayout>>>>>,
     /// How its contexts lead to spans.
     context_links: Arc<OnceLock<Vec<ContextLink>>>,
-    /// Frames by address, and whether it is a return address: the same few come again and again.
-    frames: Arc<Mutex<HashMap<(u64, bool), Arc<[event::Frame]>>>>,
+    /// The same few addresses come again and again.
+    frames: Arc<Mutex<KeptFrames>>,
 }
+
+/// Frames by address, and whether it is a return address.
+type KeptFrames = HashMap<(u64, bool), Arc<[event::Frame]>>;
 
 /// Addresses whose frames are kept; when there are more, all are forgotten.
 const MAX_KEPT_FRAMES: usize = 16 * 1024;
