@@ -1,7 +1,7 @@
 //! What a hit costs from the bytes of a message to the store: reading, ordering, storing. Processor time of the one thread
 //! that does it, so that other load changes little; the minimum of some rounds.
 //!
-//! `cargo bench -p riptrace-server --bench store [-- HITS]`
+//! `cargo bench -p riptrace-server --bench store [-- [--json] HITS]`; `--json`: only what `cargo xtask bench fleet` takes.
 
 #![recursion_limit = "256"]
 
@@ -191,9 +191,33 @@ fn round(messages: &[Vec<u8>], full_text: bool) -> (Costs, Store, tempfile::Temp
     (costs, store, folder)
 }
 
+/// Rows as lines of JSON.
+fn json(messages: &[Vec<u8>]) {
+    for (full_text, name, goal) in
+        [(true, "with full text", 60_000.0), (false, "without full text", 100_000.0)]
+    {
+        let rounds: Vec<Costs> = (0..ROUNDS).map(|_| round(messages, full_text).0).collect();
+        let each = |costs: &Costs| costs.total().as_secs_f64() / costs.stored as f64;
+        let costs: Vec<f64> = rounds.iter().map(|costs| each(costs) * 1e6).collect();
+        let rates: Vec<f64> = rounds.iter().map(|costs| 1.0 / each(costs)).collect();
+        let bytes: Vec<f64> = rounds.iter().map(|costs| (costs.bytes / costs.stored) as f64).collect();
+        let row = |text: &str, unit: &str, samples: Vec<f64>, goal: Option<f64>| {
+            let goal = goal.map(|goal| serde_json::json!({"at_least": goal}));
+            let what = format!("the server, from messages to ordered and stored, {name}: {text}");
+            println!("{}", serde_json::json!({"what": what, "unit": unit, "samples": samples, "goal": goal}));
+        };
+        row("processor time", "µs a hit", costs, None);
+        row("hits a core", "hits/s", rates, Some(goal));
+        row("size of the index", "bytes a hit", bytes, None);
+    }
+}
+
 fn main() {
     let hits = std::env::args().skip(1).find_map(|text| text.parse().ok()).unwrap_or(200_000);
     let messages = messages(hits);
+    if std::env::args().any(|text| text == "--json") {
+        return json(&messages);
+    }
     let bytes: usize = messages.iter().map(Vec::len).sum();
     println!("{hits} hits of {} bytes, {HOSTS} hosts", bytes as u64 / hits);
     println!(

@@ -4,6 +4,7 @@
 //! Nothing here links the project's crates: it runs what they built and reads what that says.
 
 mod budget;
+mod fleet;
 mod hit;
 mod peers;
 mod process;
@@ -60,13 +61,21 @@ enum Section {
         #[arg(long, default_value_t = SITES_EVERY)]
         every: usize,
     },
+    /// Hits through agent, broker and server; a thousand agents; an idle one.
+    Fleet,
     /// Print the tables of the last runs again.
     Show,
 }
 
 impl Section {
-    const ALL: [Self; 5] =
-        [Self::Hit, Self::Peers, Self::Budget, Self::Start, Self::Sites { binary: None, every: SITES_EVERY }];
+    const ALL: [Self; 6] = [
+        Self::Hit,
+        Self::Peers,
+        Self::Budget,
+        Self::Start,
+        Self::Sites { binary: None, every: SITES_EVERY },
+        Self::Fleet,
+    ];
 
     fn name(&self) -> &'static str {
         match self {
@@ -75,6 +84,7 @@ impl Section {
             Self::Budget => "budget",
             Self::Start => "start",
             Self::Sites { .. } => "sites",
+            Self::Fleet => "fleet",
             Self::Show => "show",
         }
     }
@@ -86,6 +96,7 @@ impl Section {
             Self::Budget => budget::SAYS,
             Self::Start => start::SAYS,
             Self::Sites { .. } => sites::SAYS,
+            Self::Fleet => fleet::SAYS,
             Self::Show => "",
         }
     }
@@ -97,6 +108,7 @@ impl Section {
             Self::Budget => budget::measure(bench),
             Self::Start => start::measure(bench),
             Self::Sites { binary, every } => sites::measure(binary.as_deref(), *every),
+            Self::Fleet => fleet::measure(bench),
             Self::Show => Ok(Report::default()),
         }
     }
