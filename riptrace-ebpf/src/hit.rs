@@ -5,8 +5,8 @@ use riptrace_common::abi::{
     ABI_VERSION,
     condition::{TARGET_ACCEPT, TARGET_BUSY, TARGET_REJECT},
     program::{
-        CALL_ENTRY, CALL_NONE, CALL_RETURN, NO_REDUCED_SITE, SITE_ENABLED, Site, TRACEPOINT_COUNT_ONLY,
-        TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED, TRACEPOINT_REDUCED, Tracepoint,
+        CALL_ENTRY, CALL_NONE, CALL_RETURN, NO_REDUCED_SITE, SITE_BEHIND_FAULT, SITE_ENABLED, Site,
+        TRACEPOINT_COUNT_ONLY, TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED, TRACEPOINT_REDUCED, Tracepoint,
     },
     record::{FLAG_CALL_SEEN, FLAG_GOROUTINE, FLAG_SYSTEM_STACK},
 };
@@ -47,6 +47,9 @@ pub(crate) fn run<const CONDITIONS: bool, const CALLS: bool>(context: *mut pt_re
     }
     let Some(tracepoint) = TRACEPOINTS.get(site.tracepoint) else { return };
     if tracepoint.flags & TRACEPOINT_ENABLED == 0 {
+        return;
+    }
+    if site.flags & SITE_BEHIND_FAULT != 0 && !is_behind_fault(context, site) {
         return;
     }
     let call = if CALLS { site.call } else { CALL_NONE };
@@ -186,6 +189,16 @@ fn record<const CALLS: bool>(
     if times != 0 {
         outcomes.ran(site.tracepoint, raw::ktime_ns().wrapping_sub(hit.ktime_ns), times);
     }
+}
+
+/// Whether the runtime is entered because of the fault that the site stands for. Other faults are nobody's hits.
+#[inline(never)]
+fn is_behind_fault(context: *const pt_regs, site: &Site) -> bool {
+    let registers = regs::read(context);
+    let mut from = 0u64;
+    // SAFETY: `from` has eight bytes.
+    let read = unsafe { raw::probe_read_user((&raw mut from).cast(), 8, registers.sp) };
+    read && from == registers.ip.wrapping_sub(i64::from(site.above_fault).cast_unsigned())
 }
 
 /// Whether the hit is captured, and by which plan; if not, its outcome is counted. `entered`: it is the return of a call

@@ -142,12 +142,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
                 let explanation = Explanation {
                     location: arguments.location.clone(),
                     executable: image.executable.path().display().to_string(),
-                    sites: planned
-                        .plans
-                        .iter()
-                        .filter(|plan| !plan.call.is_internal())
-                        .map(explain)
-                        .collect(),
+                    sites: planned.plans.iter().filter(|plan| !plan.is_internal()).map(explain).collect(),
                     warnings: planned.warnings,
                 };
                 if arguments.json {

@@ -208,7 +208,8 @@ fn stack(counters: &[u64], memory: &Memory<'_>, context: &DecodeContext<'_>) -> 
         let at = if is_own { context.plan.entry_address } else { link_pc };
         let mut found = context.symbols.frames(at, index != 0);
         if is_own {
-            found.iter_mut().for_each(|frame| frame.pc = Address(link_pc));
+            let pc = context.plan.fault_address.unwrap_or(link_pc);
+            found.iter_mut().for_each(|frame| frame.pc = Address(pc));
         }
         if found.is_empty() {
             frames.push(Frame {

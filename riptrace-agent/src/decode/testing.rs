@@ -446,6 +446,7 @@ impl Bench {
             trigger: Trigger::Line,
             call: CallRole::None,
             needs_entry: false,
+            fault_address: None,
             cfa_from_sp: None,
             windows: vec![Window { offset: 0, base: WINDOW_STACK, root_offset: ROOT, bytes, reserved: 0 }],
             root_bytes: u32::try_from(root_bytes).unwrap(),

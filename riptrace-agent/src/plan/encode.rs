@@ -78,6 +78,7 @@ impl Planner<'_, '_> {
             trigger: site.trigger,
             call: CallRole::None,
             needs_entry: false,
+            fault_address: None,
             cfa_from_sp: self.context.cfa_from_sp,
             windows: layout.windows.clone(),
             root_bytes: layout.root_bytes,

@@ -43,6 +43,8 @@ pub struct Question<'a> {
     pub is_wanted: &'a dyn Fn(&VisibleVariable) -> bool,
     /// Addresses that stand for something else.
     pub taken: &'a BTreeSet<u64>,
+    /// Whether faults can be caught: else nothing behind a load that may fault is chosen.
+    pub catches_faults: bool,
 }
 
 /// An instruction that could be armed.
@@ -76,6 +78,18 @@ pub enum Verdict {
     Taken,
 }
 
+/// An instruction that may fault before control comes to the chosen one. Go's signal handler enters `runtime.sigpanic0` as
+/// if that instruction had called it, and leaves the other registers alone (runtime/signal_amd64.go, `preparePanic`).
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// Link-time address.
+    pub link_address: u64,
+    /// The variables with their places when it faults.
+    pub variables: Vec<VisibleVariable>,
+    /// The dictionary's place then.
+    pub dictionary: Option<VariableLocation>,
+}
+
 /// What was chosen.
 #[derive(Clone, Debug)]
 pub struct Choice {
@@ -89,6 +103,8 @@ pub struct Choice {
     pub variables: Vec<VisibleVariable>,
     /// The dictionary's place there.
     pub dictionary: Option<VariableLocation>,
+    /// Where the execution may end before: sites of their own, so that it gives a hit nevertheless.
+    pub faults: Vec<Fault>,
     /// Everything that was looked at, in the order in which it runs.
     pub candidates: Vec<Candidate>,
 }
@@ -130,7 +146,12 @@ impl Choice {
         if more > 0 {
             gains.push(format!("{more} more readable"));
         }
-        format!("{distance} instruction{plural} {direction} the line's first: {}", gains.join(", "))
+        let faults = match self.faults.len() {
+            0 => String::new(),
+            1 => "; a load on the way may fault, which is caught".to_owned(),
+            count => format!("; {count} loads on the way may fault, which is caught"),
+        };
+        format!("{distance} instruction{plural} {direction} the line's first: {}{faults}", gains.join(", "))
     }
 }
 
@@ -142,7 +163,9 @@ pub fn choose(question: &Question<'_>) -> Choice {
     let changes = changes(question);
     let mut best: Option<(Rank, usize, Placed)> = None;
     let mut candidates = Vec::with_capacity(stretch.instructions.len());
-    for (index, instruction) in stretch.instructions.iter().enumerate() {
+    let first_fault = stretch.faults.first().filter(|_| !question.catches_faults);
+    let length = first_fault.map_or(usize::MAX, |&fault| fault + 1);
+    for (index, instruction) in stretch.instructions.iter().enumerate().take(length) {
         let address = instruction.ip();
         let is_entry = index == stretch.entry;
         let fast = stretch.emulated.get(index).copied().unwrap_or(false);
@@ -150,7 +173,12 @@ pub fn choose(question: &Question<'_>) -> Choice {
             _ if is_entry => Ok(Placed::at_entry(question)),
             _ if question.taken.contains(&address) => Err(Verdict::Taken),
             _ if !changes.contains(&index) => Err(Verdict::MayChange),
-            (Some(entry), Some(here)) => Placed::moved(question, entry, here),
+            (Some(entry), Some(here)) => {
+                let moved = Placed::moved(question, entry, here);
+                moved.and_then(|placed| {
+                    Ok(Placed { faults: faults_before(question, &states, index)?, ..placed })
+                })
+            }
             _ => Err(Verdict::NoFrame),
         };
         let verdict = match placed {
@@ -158,6 +186,7 @@ pub fn choose(question: &Question<'_>) -> Choice {
                 let rank = Rank {
                     readable: placed.readable,
                     fast,
+                    certainty: usize::MAX - placed.faults.len(),
                     nearness: usize::MAX - index.abs_diff(stretch.entry),
                     forward: index >= stretch.entry,
                 };
@@ -183,9 +212,10 @@ pub fn choose(question: &Question<'_>) -> Choice {
     Choice {
         index,
         entry: stretch.entry,
-        end: stretch.barriers.1,
+        end: if first_fault.is_some() { Barrier::Fault } else { stretch.barriers.1 },
         variables: placed.variables,
         dictionary: placed.dictionary,
+        faults: placed.faults,
         candidates,
     }
 }
@@ -195,8 +225,31 @@ pub fn choose(question: &Question<'_>) -> Choice {
 struct Rank {
     readable: usize,
     fast: bool,
+    certainty: usize,
     nearness: usize,
     forward: bool,
+}
+
+/// What may fault between the entry and an instruction behind it, with all that is wanted as it was at the entry.
+fn faults_before(
+    question: &Question<'_>,
+    states: &HashMap<usize, Values>,
+    index: usize,
+) -> Result<Vec<Fault>, Verdict> {
+    let stretch = question.stretch;
+    let before = stretch.faults.iter().filter(|&&fault| fault < index);
+    before
+        .map(|fault| {
+            let (entry, here) = (states.get(&stretch.entry), states.get(fault));
+            let (Some(entry), Some(here), Some(instruction)) =
+                (entry, here, stretch.instructions.get(*fault))
+            else {
+                return Err(Verdict::NoFrame);
+            };
+            let Placed { variables, dictionary, .. } = Placed::moved(question, entry, here)?;
+            Ok(Fault { link_address: instruction.ip(), variables, dictionary })
+        })
+        .collect()
 }
 
 /// The values in front of each instruction, where the frame is known from the stretch's beginning on.
@@ -262,6 +315,7 @@ struct Placed {
     variables: Vec<VisibleVariable>,
     dictionary: Option<VariableLocation>,
     readable: usize,
+    faults: Vec<Fault>,
 }
 
 impl Placed {
@@ -271,6 +325,7 @@ impl Placed {
             variables: question.variables.to_vec(),
             dictionary: question.dictionary.cloned(),
             readable: wanted.filter(|variable| is_whole(&variable.location)).count(),
+            faults: Vec::new(),
         }
     }
 
@@ -298,7 +353,7 @@ impl Placed {
             }
             None => None,
         };
-        Ok(Self { variables, dictionary, readable })
+        Ok(Self { variables, dictionary, readable, faults: Vec::new() })
     }
 }
 

@@ -61,6 +61,9 @@ pub struct SitePlan {
     pub call: CallRole,
     /// It is captured only if the call's entry was, which decided for both.
     pub needs_entry: bool,
+    /// Link-time address of an instruction that may fault before control comes to the location's armed one: this site is
+    /// where the runtime goes on if it does, and takes over then. No site of its own to whoever asked for the location.
+    pub fault_address: Option<u64>,
     /// CFA minus SP there.
     pub cfa_from_sp: Option<i32>,
     /// What is copied into the root chunk.
@@ -85,6 +88,20 @@ pub struct SitePlan {
     pub outputs: Option<Arc<crate::expr::Outputs>>,
     /// What is reported when it is armed.
     pub info: SiteInfo,
+}
+
+impl SitePlan {
+    /// How far above the faulting instruction the site is, where it takes over from one.
+    #[must_use]
+    pub fn above_fault(&self) -> Option<i32> {
+        i32::try_from(self.link_address.wrapping_sub(self.fault_address?).cast_signed()).ok()
+    }
+
+    /// A place in the runtime that is armed for the sake of other sites.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        self.call.is_internal() || self.fault_address.is_some()
+    }
 }
 
 /// What a site has to do with the calls of a function.

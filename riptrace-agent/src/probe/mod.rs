@@ -20,9 +20,10 @@ use riptrace_common::abi::{
     names::Name,
     program::{
         CALL_ENTRY, CALL_GOEXIT, CALL_NONE, CALL_RECOVERY, CALL_RETURN, CallState, Costs, Counters, Dynamic,
-        DynamicKey, Image, MAX_ALLOWED_KEY_BYTES, NO_REDUCED_SITE, ProcessKey, SITE_ENABLED, SITE_HAS_CFA,
-        SITE_REDACTS, Site, Slot, State, TRACEPOINT_ENABLED, TRACEPOINT_PROCESS_SET, TYPE_BYTES,
-        TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_SPAN, TYPE_UNKNOWN, Table, Tracepoint, Type, Window, key_hash,
+        DynamicKey, Image, MAX_ALLOWED_KEY_BYTES, NO_REDUCED_SITE, ProcessKey, SITE_BEHIND_FAULT,
+        SITE_ENABLED, SITE_HAS_CFA, SITE_REDACTS, Site, Slot, State, TRACEPOINT_ENABLED,
+        TRACEPOINT_PROCESS_SET, TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_SPAN, TYPE_UNKNOWN, Table,
+        Tracepoint, Type, Window, key_hash,
     },
     stack,
 };
@@ -537,7 +538,8 @@ impl Kernel {
                 image,
                 flags: SITE_ENABLED
                     | if plan.cfa_from_sp.is_some() { SITE_HAS_CFA } else { 0 }
-                    | if plan.redacts { SITE_REDACTS } else { 0 },
+                    | if plan.redacts { SITE_REDACTS } else { 0 }
+                    | if plan.above_fault().is_some() { SITE_BEHIND_FAULT } else { 0 },
                 generation: handle.generation,
                 first_window: entry.first_window,
                 windows: entry.windows,
@@ -552,6 +554,8 @@ impl Kernel {
                 table_plus_one: table.map_or(0, |index| index + 1),
                 table_ops: if table.is_some() { tabled.ops } else { 0 },
                 first_walked_slot: tabled.first_walked_slot,
+                above_fault: plan.above_fault().unwrap_or(0),
+                reserved: 0,
             });
         }
         map::write(&self.tables, "TABLES", &tables.0, &tables.1)?;

@@ -45,6 +45,8 @@ pub struct Image {
     context_links: Arc<OnceLock<Vec<ContextLink>>>,
     /// The same few addresses come again and again.
     frames: Arc<Mutex<KeptFrames>>,
+    /// See [`Image::behind_faults`].
+    behind_faults: OnceLock<Option<u64>>,
 }
 
 /// Frames by address, and whether it is a return address.
@@ -79,6 +81,7 @@ impl Image {
                     closures: Arc::default(),
                     context_links: Arc::default(),
                     frames: Arc::default(),
+                    behind_faults: OnceLock::new(),
                 }
             }
             Err(reason) => Self {
@@ -91,6 +94,7 @@ impl Image {
                 closures: Arc::default(),
                 context_links: Arc::default(),
                 frames: Arc::default(),
+                behind_faults: OnceLock::new(),
             },
         }
     }
@@ -128,7 +132,19 @@ impl Image {
     }
 }
 
+/// Where the runtime goes on when compiled Go code faults (runtime/signal_amd64.go, `preparePanic`): assembly, which leaves
+/// all registers as they were at the fault.
+const BEHIND_FAULTS: &str = "runtime.sigpanic0";
+
 impl Image {
+    /// The instruction that runs first after a fault, with the faulting instruction's address at SP.
+    pub(super) fn behind_faults(&self) -> Option<u64> {
+        *self.behind_faults.get_or_init(|| {
+            let entry = self.executable.pclntab().ok()?.function_named(BEHIND_FAULTS)?.entry;
+            self.executable.file_offset(entry).map(|_| entry)
+        })
+    }
+
     /// The pointer that lies at an address when the program starts.
     pub(super) fn constant_pointer(&self, link_address: u64) -> Option<u64> {
         self.constants.first_pointer(link_address)

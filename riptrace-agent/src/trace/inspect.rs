@@ -75,9 +75,10 @@ fn one_line(image: &Image, file: &str, number: u32) -> Line {
         .and_then(|location| plan_alone(image, &Wanted::at(location)).map_err(|error| error.to_string()));
     match planned {
         Ok(planned) => {
-            line.sites = u32::try_from(planned.plans.len()).unwrap_or(u32::MAX);
-            line.fast = planned.plans.iter().all(|plan| plan.info.fast);
-            for plan in planned.plans {
+            line.fast = true;
+            for plan in planned.plans.into_iter().filter(|plan| !plan.is_internal()) {
+                line.sites = line.sites.saturating_add(1);
+                line.fast &= plan.info.fast;
                 let function = plan.location.function.to_string();
                 if !line.functions.contains(&function) {
                     line.functions.push(function);

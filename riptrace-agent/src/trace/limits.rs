@@ -17,6 +17,12 @@ use crate::{
     probe::{CostHistogram, ProbeError, TrapCost},
 };
 
+/// Whether two plans of one location are for the same site.
+fn is_same_place(one: &SitePlan, other: &SitePlan) -> bool {
+    let place = |plan: &SitePlan| (plan.link_address, plan.entry_address, plan.fault_address);
+    place(one) == place(other)
+}
+
 /// `Tracepoint::sample_threshold` for a share of the hits.
 pub(super) fn sample_threshold(share: f64) -> u32 {
     if share >= 1.0 {
@@ -177,7 +183,7 @@ impl Tracer {
         let mut pairs: Vec<(_, SitePlan)> = Vec::new();
         for plan in planned.plans.into_iter().filter(|plan| !plan.variables.is_empty()) {
             let whole = armed.handles.iter().copied().find(|handle| {
-                self.sites.get(&handle.index).is_some_and(|site| site.plan.link_address == plan.link_address)
+                self.sites.get(&handle.index).is_some_and(|site| is_same_place(&site.plan, &plan))
             });
             pairs.extend(whole.map(|whole| (whole, plan)));
         }

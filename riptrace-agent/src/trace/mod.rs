@@ -4,6 +4,7 @@
 //! tracepoints, and the records that wait for their turn. It does nothing by itself: whoever owns it calls
 //! [`Tracer::poll`].
 
+mod armed;
 pub mod budget;
 mod closures;
 pub mod edges;
@@ -295,7 +296,7 @@ impl Tracer {
                 let sites = request
                     .plans
                     .iter()
-                    .filter(|plan| !plan.call.is_internal())
+                    .filter(|plan| !plan.is_internal())
                     .map(|plan| plan.info.clone())
                     .collect();
                 let has_calls = request.plans.iter().any(|plan| plan.call != CallRole::None);
@@ -310,7 +311,7 @@ impl Tracer {
                         until: None,
                         level: Level::default(),
                         handles,
-                        is_stepped: request.plans.iter().any(|plan| !plan.info.fast),
+                        is_stepped: request.plans.iter().any(|plan| !plan.is_internal() && !plan.info.fast),
                         dry_run_capture_ns: captures.max().filter(|_| request.dry_run),
                         wanted: request.wanted,
                         undecodable: 0,

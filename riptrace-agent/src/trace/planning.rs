@@ -10,7 +10,11 @@ use std::{
 use riptrace_common::wire::event::{Location, Role, Trigger};
 
 use super::{
-    Image, PlanFailure, PlannedLocation, SiteChoice, Wanted, outputs, proofs::Proofs, results, scope,
+    Image, PlanFailure, PlannedLocation, SiteChoice, Wanted,
+    armed::{ArmedAddress, armed},
+    outputs,
+    proofs::Proofs,
+    results, scope,
 };
 use crate::{
     binary::FileIdentity,
@@ -19,7 +23,7 @@ use crate::{
     golang::types::{Shape, TypeId, TypeSource},
     plan::{
         CallRole, SitePlan,
-        captures::{PlanError, SiteContext, plan_site},
+        captures::{PlanError, plan_site},
         condition::Condition,
         fast::{Choice, Question, choose},
         path::{PathError, PathExpression, PathStep, nearest},
@@ -101,12 +105,16 @@ fn plan_sites(
     let ends = calls.ends.iter().map(|end| end.site.link_address);
     let mut taken: BTreeSet<u64> = found.sites.iter().map(|site| site.link_address).chain(ends).collect();
     for site in &found.sites {
-        let mut plan = plan_one(registry, image, index, wanted, site, &taken, proofs.as_mut())?;
-        taken.insert(plan.link_address);
-        if calls.entries.contains(&site.link_address) {
-            plan.call = CallRole::Entry;
+        let of_site = plan_one(registry, image, index, wanted, site, &taken, proofs.as_mut())?;
+        for mut plan in of_site {
+            if plan.fault_address.is_none() {
+                taken.insert(plan.link_address);
+            }
+            if calls.entries.contains(&site.link_address) {
+                plan.call = CallRole::Entry;
+            }
+            plans.push(plan);
         }
-        plans.push(plan);
     }
     for end in &calls.ends {
         let mut plan = results::plan_end(registry, image, index, wanted, end, proofs.as_mut())?;
@@ -144,6 +152,7 @@ pub fn plan_alone(image: &Image, wanted: &Wanted) -> Result<PlannedLocation, Pla
     plan_sites(&mut TypeRegistry::new(), image, 0, wanted)
 }
 
+/// Plans a site, and behind it those that take over where an execution of it ends by a fault.
 fn plan_one(
     registry: &mut TypeRegistry,
     image: &Image,
@@ -152,12 +161,8 @@ fn plan_one(
     site: &Site,
     taken: &BTreeSet<u64>,
     proofs: Option<&mut Proofs<'_>>,
-) -> Result<SitePlan, PlanFailure> {
+) -> Result<Vec<SitePlan>, PlanFailure> {
     let address = site.link_address;
-    let file_offset = |site: &Site| {
-        let address = site.link_address;
-        image.executable.file_offset(address).ok_or(PlanFailure::NotInFile { address })
-    };
     let (debug, types, function, proofs) = match (&image.debug, image.types(), &site.function, proofs) {
         (Some(debug), Some(types), Some(function), Some(proofs)) => (debug, types, function, proofs),
         _ => {
@@ -165,20 +170,14 @@ fn plan_one(
             let cfa_from_sp = |address| cfa_from_table(image, address);
             let readable =
                 Readable { variables: &registers, dictionary: None, leads_to_span: &HashSet::new() };
-            let choice = choose_site(wanted, site, taken, &cfa_from_sp, readable);
-            let site = site.moved(&choice);
-            let context = SiteContext {
-                image: index,
-                types: &RawTypes,
-                exact: false,
-                site: &site,
-                file_offset: file_offset(&site)?,
-                cfa_from_sp: cfa_from_sp(site.link_address),
-                dictionary: None,
-                limits: wanted.limits,
-                contexts: &[],
+            let choice = choose_site(image, wanted, site, taken, &cfa_from_sp, readable);
+            let armed = armed(image, site, choice, &cfa_from_sp)?;
+            let plan = |armed: &ArmedAddress| {
+                let context = armed.context(index, &RawTypes, false, wanted.limits);
+                let plan = plan_site(registry, &context, &armed.variables, &[])?;
+                Ok(SitePlan { fault_address: armed.fault_address, ..plan })
             };
-            return Ok(plan_site(registry, &context, &choice.variables, &[])?);
+            return armed.iter().map(plan).collect();
         }
     };
     let mut variables = debug.variables_between(function, site.scope_address, address)?;
@@ -209,42 +208,40 @@ fn plan_one(
     let wanted = &Wanted { captures, ..wanted.clone() };
     let leads_to_span = leads_to_span(image, debug, &variables);
     let choice = choose_site(
+        image,
         wanted,
         site,
         taken,
         &cfa_from_sp,
         Readable { variables: &variables, dictionary: dictionary.as_ref(), leads_to_span: &leads_to_span },
     );
-    let site = site.moved(&choice);
-    let mut variables = choice.variables;
-    types.redact_variables(&mut variables);
+    let mut armed = armed(image, site, choice, &cfa_from_sp)?;
     let exact = has_redacted(types, function)?;
-    let of_scope = if leads_to_span.is_empty() { Vec::new() } else { variables.clone() };
-    if wanted.arguments_only {
-        variables.retain(|variable| matches!(variable.role, Role::Argument | Role::Receiver));
-    }
-    let context = SiteContext {
-        image: index,
-        types,
-        exact,
-        site: &site,
-        file_offset: file_offset(&site)?,
-        cfa_from_sp: cfa_from_sp(site.link_address),
-        dictionary: choice.dictionary.as_ref(),
-        limits: wanted.limits,
-        contexts: if leads_to_span.is_empty() { &[] } else { &of_scope },
+    let plan = |armed: &mut ArmedAddress| {
+        types.redact_variables(&mut armed.variables);
+        if !leads_to_span.is_empty() {
+            armed.contexts.clone_from(&armed.variables);
+        }
+        if wanted.arguments_only {
+            armed.variables.retain(|variable| matches!(variable.role, Role::Argument | Role::Receiver));
+        }
+        let context = armed.context(index, types, exact, wanted.limits);
+        // A message without a variable captures none.
+        let has_none = wanted.captures.is_empty() && computed.is_some();
+        let shown = if has_none { &[][..] } else { &armed.variables };
+        let mut plan = plan_site(registry, &context, shown, &wanted.captures)?;
+        plan.fault_address = armed.fault_address;
+        plan.outputs.clone_from(&computed);
+        // A plan of arguments only stands in for one that has decided already.
+        if let Some(when) = wanted.when.as_ref().filter(|_| !wanted.arguments_only) {
+            let (site, cfa_from_sp) = (&armed.site, armed.cfa_from_sp);
+            let compiled = scope::condition(types, package, site, cfa_from_sp, &armed.variables, when);
+            plan.condition =
+                Some(compiled.map_err(|reason| PlanFailure::Condition { place: place_of(site), reason })?);
+        }
+        Ok(plan)
     };
-    // A message without a variable captures none.
-    let shown = if wanted.captures.is_empty() && computed.is_some() { &[][..] } else { &variables };
-    let mut plan = plan_site(registry, &context, shown, &wanted.captures)?;
-    // A plan of arguments only stands in for one that has decided already.
-    if let Some(when) = wanted.when.as_ref().filter(|_| !wanted.arguments_only) {
-        let compiled = scope::condition(types, package, &site, context.cfa_from_sp, &variables, when);
-        plan.condition =
-            Some(compiled.map_err(|reason| PlanFailure::Condition { place: place_of(&site), reason })?);
-    }
-    plan.outputs = computed;
-    Ok(plan)
+    armed.iter_mut().map(plan).collect()
 }
 
 fn place_of(site: &Site) -> String {
@@ -275,7 +272,7 @@ pub(super) fn choice_of(
     let leads_to_span = leads_to_span(image, debug, &variables);
     let readable =
         Readable { variables: &variables, dictionary: dictionary.as_ref(), leads_to_span: &leads_to_span };
-    Ok(Some(choose_site(wanted, site, taken, &cfa_from_sp, readable)))
+    Ok(Some(choose_site(image, wanted, site, taken, &cfa_from_sp, readable)))
 }
 
 /// What there is to read at a site.
@@ -296,6 +293,7 @@ fn leads_to_span(image: &Image, debug: &DebugInfo, variables: &[VisibleVariable]
 
 /// Which of the instructions that run exactly when the site's entry runs is armed (`plan::fast`).
 fn choose_site(
+    image: &Image,
     wanted: &Wanted,
     site: &Site,
     taken: &BTreeSet<u64>,
@@ -317,7 +315,18 @@ fn choose_site(
             &entry_alone
         }
     };
-    choose(&Question { stretch, cfa_from_sp, variables, dictionary, is_wanted: &is_wanted, taken })
+    // Both lie in one binary's code, which has to be smaller than what the kernel side can tell apart.
+    let is_near = |behind: u64| i32::try_from(behind.wrapping_sub(site.link_address).cast_signed()).is_ok();
+    let catches_faults = !stretch.faults.is_empty() && image.behind_faults().is_some_and(is_near);
+    choose(&Question {
+        stretch,
+        cfa_from_sp,
+        variables,
+        dictionary,
+        is_wanted: &is_wanted,
+        taken,
+        catches_faults,
+    })
 }
 
 /// CFA minus SP by the runtime's own table, for a binary without debug data.

@@ -162,6 +162,7 @@ pub(crate) fn site_at(target: &Target, link_address: u64, root_slots: Vec<Slot>)
         trigger: Trigger::Entry,
         call: CallRole::None,
         needs_entry: false,
+        fault_address: None,
         dictionary: None,
         contexts: None,
         condition: None,

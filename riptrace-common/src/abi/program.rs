@@ -52,6 +52,10 @@ pub struct Site {
     /// The first of the root type's slots that the table does not stand for; [`NO_SLOT`]: it stands for all of them (or
     /// there are none).
     pub first_walked_slot: u16,
+    /// With `SITE_BEHIND_FAULT`: how far below this address the faulting instruction is that the site stands for.
+    pub above_fault: i32,
+    /// Reserved, zero.
+    pub reserved: u32,
 }
 
 /// The words of the register file that values of a program can be in: all but the stack pointer, the program counter and
@@ -131,6 +135,9 @@ pub const SITE_ENABLED: u32 = 1 << 0;
 pub const SITE_HAS_CFA: u32 = 1 << 1;
 /// Values whose type no plan names are not copied (`TYPE_UNKNOWN`): they may hold what must not be.
 pub const SITE_REDACTS: u32 = 1 << 2;
+/// The address is where the runtime goes on behind a fault. It is hit only if the return address at SP, which is the
+/// faulting instruction's, is the one that `Site::above_fault` says.
+pub const SITE_BEHIND_FAULT: u32 = 1 << 3;
 
 /// A register file is this many bytes at the start of every root chunk: the words of x86-64 `pt_regs` in the kernel's
 /// order, each 8 bytes.
@@ -596,7 +603,7 @@ pub const IMAGE_HAS_TLS: u32 = 1 << 1;
 pub const NO_OFFSET: u32 = u32::MAX;
 
 super::pod! {
-    Site = 64, Window = 24, Type = 16, Slot = 32, DynamicKey = 16, Dynamic = 8, Tracepoint = 48, ProcessKey = 8,
+    Site = 72, Window = 24, Type = 16, Slot = 32, DynamicKey = 16, Dynamic = 8, Tracepoint = 48, ProcessKey = 8,
     TableOp = 24, Table = 384, State = 32, Counters = 64, Costs = 128, Image = 48, Call = 64, CallSet = 512,
     CallState = 32,
 }

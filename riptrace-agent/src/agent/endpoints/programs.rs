@@ -225,16 +225,16 @@ impl Endpoints {
                 Err(error) => Err(error.text),
             };
             match planned {
-                Ok((plans, warnings)) => {
+                Ok((mut plans, warnings)) => {
+                    plans.retain(|plan| !plan.is_internal());
                     let cost_ns = plans.iter().map(|plan| estimated_cost_ns(plan, options.stack)).max();
                     reply.estimated_cost_ns = reply.estimated_cost_ns.max(cost_ns.unwrap_or(0));
-                    let sites = plans.into_iter().filter(|plan| !plan.call.is_internal());
                     reply.bindings.push(Binding {
                         executable,
                         build_id,
                         pids: build.pids,
                         moved_to: None,
-                        sites: sites.map(|plan| plan.info).collect(),
+                        sites: plans.into_iter().map(|plan| plan.info).collect(),
                         warnings,
                     });
                 }

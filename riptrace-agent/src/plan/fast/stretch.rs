@@ -13,6 +13,8 @@ use crate::plan::code::{CodeReader, FlowGraph, Node, bytes_of, is_emulated};
 
 /// Most instructions that are looked at in each direction.
 const MAX_STRETCH: usize = 64;
+/// Most loads that may fault in one stretch: each takes a site of its own.
+const MAX_FAULTS: usize = 4;
 
 /// Why a stretch ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -61,6 +63,9 @@ pub struct Stretch {
     pub(crate) emulated: Vec<bool>,
     /// For each: where its memory operand lies, as bytes from SP, if it is a place of the frame that is known.
     pub(crate) places: Vec<Option<i64>>,
+    /// Indices of those, from the entry on, that may fault: what is behind them runs exactly when the entry runs only
+    /// together with the faults.
+    pub(crate) faults: Vec<usize>,
     /// Index of the entry.
     pub(crate) entry: usize,
     /// What is in the way at the front and at the end.
@@ -94,14 +99,20 @@ impl Stretch {
 
     /// The stretch around an entry of compiled Go code.
     pub(crate) fn around(reader: &dyn CodeReader, graph: &FlowGraph, non_nil: &NonNil, entry: Node) -> Self {
-        let mut walk = Walk { graph, non_nil, factory: InstructionInfoFactory::new(), nodes: Vec::new() };
+        let mut walk = Walk {
+            graph,
+            non_nil,
+            factory: InstructionInfoFactory::new(),
+            nodes: Vec::new(),
+            faults: Vec::new(),
+        };
         let front = walk.backward(entry);
         walk.nodes.reverse();
         let index = walk.nodes.len();
         walk.nodes.push(entry);
         let end = walk.forward(entry);
         let places = (0..walk.nodes.len()).map(|at| walk.place(at)).collect();
-        let nodes = walk.nodes;
+        let Walk { nodes, faults, .. } = walk;
         let instructions: Vec<Instruction> = nodes.iter().map(|&node| *graph.instruction(node)).collect();
         let emulated =
             instructions.iter().map(|one| bytes_of(reader, one).is_some_and(is_emulated)).collect();
@@ -109,6 +120,7 @@ impl Stretch {
             instructions,
             emulated,
             places,
+            faults,
             entry: index,
             barriers: (front, end),
             pointed_at: non_nil.pointed_at(graph, entry),
@@ -122,6 +134,7 @@ struct Walk<'a> {
     non_nil: &'a NonNil,
     factory: InstructionInfoFactory,
     nodes: Vec<Node>,
+    faults: Vec<usize>,
 }
 
 impl Walk<'_> {
@@ -129,12 +142,23 @@ impl Walk<'_> {
         let graph = self.graph;
         let mut at = entry;
         for _ in 0..MAX_STRETCH {
-            if let Some(barrier) = self.barrier(at, self.nodes.len().checked_sub(1)) {
-                return barrier;
-            }
+            let index = self.nodes.len().saturating_sub(1);
+            let may_fault = match self.barrier(at, Some(index)) {
+                // A string instruction has changed registers by the time it faults.
+                Some(Barrier::Fault)
+                    if self.faults.len() < MAX_FAULTS && !graph.instruction(at).is_string_instruction() =>
+                {
+                    true
+                }
+                Some(barrier) => return barrier,
+                None => false,
+            };
             let [next] = *graph.successors(at) else { return Barrier::End };
             if !is_only_way_into(graph, at, next) || self.nodes.contains(&next) {
-                return Barrier::Join;
+                return if may_fault { Barrier::Fault } else { Barrier::Join };
+            }
+            if may_fault {
+                self.faults.push(index);
             }
             self.nodes.push(next);
             at = next;
@@ -185,6 +209,7 @@ impl Walk<'_> {
             return Some(Barrier::Frame);
         }
         let in_frame = at.is_some_and(|at| self.place(at).is_some());
+        let mut may_fault = false;
         for memory in self.factory.info(instruction).used_memory() {
             if in_frame && !instruction.is_string_instruction() {
                 continue;
@@ -192,11 +217,9 @@ impl Walk<'_> {
             if writes(memory.access()) && !is_own_frame(memory) {
                 return Some(Barrier::Store);
             }
-            if touches(memory.access()) && self.non_nil.may_fault(node, instruction, memory) {
-                return Some(Barrier::Fault);
-            }
+            may_fault |= touches(memory.access()) && self.non_nil.may_fault(node, instruction, memory);
         }
-        None
+        may_fault.then_some(Barrier::Fault)
     }
 
     /// Where the memory operand lies, as bytes from SP: it names SP, or a register into which the stretch put an
