@@ -1,3 +1,5 @@
+//! Loads that may fault on the way to the chosen instruction.
+
 use super::*;
 
 /// Chooses where faults can be caught.
