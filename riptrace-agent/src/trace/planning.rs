@@ -291,6 +291,11 @@ fn leads_to_span(image: &Image, debug: &DebugInfo, variables: &[VisibleVariable]
     }
 }
 
+/// Whether a function is the runtime's.
+fn is_runtime(function: &str) -> bool {
+    ["runtime.", "runtime/", "internal/runtime/"].iter().any(|prefix| function.starts_with(prefix))
+}
+
 /// Which of the instructions that run exactly when the site's entry runs is armed (`plan::fast`).
 fn choose_site(
     image: &Image,
@@ -317,7 +322,11 @@ fn choose_site(
     };
     // Both lie in one binary's code, which has to be smaller than what the kernel side can tell apart.
     let is_near = |behind: u64| i32::try_from(behind.wrapping_sub(site.link_address).cast_signed()).is_ok();
-    let catches_faults = !stretch.faults.is_empty() && image.behind_faults().is_some_and(is_near);
+    // The runtime's own code also runs where no fault is survived, and none comes to what is armed behind it.
+    let location = &site.location;
+    let is_runtime = is_runtime(location.inlined_into.as_ref().unwrap_or(&location.function));
+    let catches_faults =
+        !is_runtime && !stretch.faults.is_empty() && image.behind_faults().is_some_and(is_near);
     choose(&Question {
         stretch,
         cfa_from_sp,
