@@ -128,10 +128,12 @@ pub(super) fn raise_memlock_limit() {
     }
 }
 
-/// Hands a program over again when the verifier was interrupted: it gives up with EAGAIN as soon as a signal waits for the
-/// thread, and a busy machine makes that likely (kernel/bpf/verifier.c, `do_check`; libbpf does the same).
+/// Hands a program over, and again when the verifier was interrupted: it gives up with EAGAIN as soon as a signal waits for
+/// the thread (kernel/bpf/verifier.c, `do_check`; libbpf repeats it, too). Signals are for other threads meanwhile, or wait:
+/// a process whose children end by the hundred gets one every millisecond.
 pub(super) fn until_decided(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
     const ATTEMPTS: usize = 5;
+    let _blocked = SignalsBlocked::new();
     for _ in 1..ATTEMPTS {
         match load() {
             Err(ProgramError::LoadError { io_error, .. })
@@ -140,6 +142,31 @@ pub(super) fn until_decided(mut load: impl FnMut() -> Result<(), ProgramError>) 
         }
     }
     load()
+}
+
+/// While it lives, this thread gets no signals.
+struct SignalsBlocked {
+    before: libc::sigset_t,
+}
+
+impl SignalsBlocked {
+    fn new() -> Self {
+        let mut all = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+        let mut before = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+        // SAFETY: both have room for a set, of which every bit pattern is valid; the second one is written.
+        unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+            Self { before: before.assume_init() }
+        }
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        // SAFETY: the set is the one that was in force before.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut()) };
+    }
 }
 
 /// Tells "not permitted" from "not possible".
