@@ -33,7 +33,7 @@ services: setup ## The services under load until Ctrl-C, to be probed by hand
 test: setup ## All tests
 	@$(CARGO) xtask test
 
-bench: setup ## Measure what the README quotes, beside bpftrace, dlv and a log line (ten minutes)
+bench: setup ## Measure what the README quotes, beside bpftrace, dlv and a log line (a quarter of an hour)
 	@$(CARGO) xtask bench
 
 tidy: ## The invariants that a program can check

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::Receiver,
@@ -129,8 +130,23 @@ impl Drop for Folder {
             if let Some(pid) = entry.file_name().to_str().and_then(|name| self.broker(name)) {
                 let _ = send_signal(pid, libc::SIGKILL);
             }
+            let _ = remove_pins(&entry.path());
         }
     }
+}
+
+/// Removes what an agent that was killed left in the BPF file system: the pins of its state folder.
+fn remove_pins(state: &Path) -> std::io::Result<()> {
+    let of = std::fs::metadata(state)?;
+    let pins = PathBuf::from(format!("/sys/fs/bpf/riptrace-{:x}-{:x}", of.dev(), of.ino()));
+    for run in std::fs::read_dir(&pins)? {
+        let run = run?.path();
+        for pin in std::fs::read_dir(&run)? {
+            std::fs::remove_file(pin?.path())?;
+        }
+        std::fs::remove_dir(run)?;
+    }
+    std::fs::remove_dir(pins)
 }
 
 /// A running server.

@@ -24,7 +24,7 @@ use crate::{build, sh};
 /// Looking at every line of cmd/go would take minutes.
 const SITES_EVERY: usize = 25;
 
-/// What to measure. Without a section: all of them, in about ten minutes.
+/// What to measure. Without a section: all of them, in about a quarter of an hour.
 #[derive(Args)]
 pub(crate) struct Options {
     #[command(subcommand)]

@@ -141,6 +141,10 @@ impl Pins {
             let _ = fs::remove_file(entry.path());
         }
         let _ = fs::remove_dir(&self.folder);
+        // The agent's own folder too, unless there is something in it.
+        if let Some(own) = self.folder.parent() {
+            let _ = fs::remove_dir(own);
+        }
     }
 }
 
