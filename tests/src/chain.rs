@@ -122,7 +122,7 @@ impl Service {
     }
 
     /// Ends it and hands over its steps.
-    pub fn end(mut self) -> Result<Vec<Step>> {
+    pub fn end(&mut self) -> Result<Vec<Step>> {
         drop(self.input.take());
         while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(20)) {
             if line.contains("\"name\"") {
@@ -150,17 +150,18 @@ pub struct Chain {
     pub middle: Service,
     /// Asks nobody.
     pub back: Service,
-    /// Released when all three have ended.
+    /// Released when this is dropped.
     _only: OnlyOne,
 }
 
 /// The only chain of this machine. Agents look at every process there is, and the services' names are always the same:
 /// those of another test would be further instances.
 #[derive(Debug)]
-struct OnlyOne(#[expect(dead_code, reason = "open, it holds the lock")] File);
+pub struct OnlyOne(#[expect(dead_code, reason = "open, it holds the lock")] File);
 
 impl OnlyOne {
-    fn wait() -> Result<Self> {
+    /// Waits for its turn.
+    pub fn wait() -> Result<Self> {
         let file = File::create(std::env::temp_dir().join("riptrace-test-chain.lock"))?;
         file.lock()?;
         Ok(Self(file))
@@ -170,7 +171,11 @@ impl OnlyOne {
 impl Chain {
     /// Starts all three. Front makes so many requests each time it is told to.
     pub fn start(requests: usize) -> Result<Self> {
-        let only = OnlyOne::wait()?;
+        Self::start_as(OnlyOne::wait()?, requests)
+    }
+
+    /// The same, where it had to be the only one before.
+    pub fn start_as(only: OnlyOne, requests: usize) -> Result<Self> {
         let back = Service::start("back", &["-role", "back"])?;
         let middle = Service::start("middle", &["-role", "middle", "-back", &back.url])?;
         let requests = requests.to_string();
@@ -180,8 +185,9 @@ impl Chain {
         Ok(Self { front, middle, back, _only: only })
     }
 
-    /// Ends all three and hands over their steps.
-    pub fn end(self) -> Result<Vec<Step>> {
+    /// Ends all three and hands over their steps. Another chain begins when this is dropped: agents may look at all that
+    /// there is until then.
+    pub fn end(&mut self) -> Result<Vec<Step>> {
         let mut steps = self.front.end()?;
         steps.extend(self.middle.end()?);
         steps.extend(self.back.end()?);

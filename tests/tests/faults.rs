@@ -12,7 +12,10 @@ mod many;
 #[path = "faults/space.rs"]
 mod space;
 
-use std::time::Instant;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use anyhow::{Context, Result, ensure};
 use riptrace_common::wire::{
@@ -38,7 +41,12 @@ struct Scene {
     /// Under the server's data, if they have one of their own.
     disk: Option<Disk>,
     folder: Folder,
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// Scenes follow each other: who waits until an agent counts as silent can't share two processors with 200 services that come
+/// and go.
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl Drop for Scene {
     fn drop(&mut self) {
@@ -81,13 +89,15 @@ impl Scene {
         padding: usize,
         options: &[&str],
     ) -> Result<Self> {
+        // A test that failed holds it no more.
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let service = named(service);
         let server = Server::start_with(&folder, "server", server_options)?;
         let agent = start_agent(&folder, &server.nats, "one", &service, agent_options)?;
         let meter = Meter::start_with(&meter::program()?, &service, padding)?;
         server.wait_for_services(&[(&service, 1)])?;
         let session = server.session(&[(&service, &meter::location()?)], options, 1)?;
-        Ok(Self { agent: Some(agent), server, meter, session, service, disk: None, folder })
+        Ok(Self { agent: Some(agent), server, meter, session, service, disk: None, folder, _alone: alone })
     }
 
     fn agent(&self) -> Result<&Program> {

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use riptrace_common::wire::api::StoredHit;
 use riptrace_tests::{
-    chain::{self, Chain, Step},
+    chain::{self, Chain, OnlyOne},
     fleet::{Folder, PATIENCE, Server, wait},
     requirements,
     riptrace::send_signal,
@@ -59,7 +59,7 @@ impl Fleet {
     }
 
     /// The story is what the services did; nothing was lost.
-    fn check_all(self) -> Result<()> {
+    fn check_all(mut self) -> Result<()> {
         let steps = self.chain.end()?;
         let story = self.server.story(&self.session, steps.len())?;
         chain::check_order(&steps, &chain::step_names(&story)?)?;
@@ -146,8 +146,7 @@ fn an_agent_that_ends_is_followed_by_one_that_goes_on() -> Result<()> {
     };
     wait(new_one).context("waiting for the new agent to hold the tracepoint")?;
     fleet.chain.front.make_requests()?;
-    let Chain { front, middle, back, .. } = fleet.chain;
-    let steps: Vec<Step> = [front.end()?, middle.end()?, back.end()?].into_iter().flatten().collect();
+    let steps = fleet.chain.end()?;
     let story = fleet.server.story(&fleet.session, steps.len())?;
     chain::check_order(&steps, &chain::step_names(&story)?)?;
     ensure!(agents(&story) == 2, "{} runs of the agent", agents(&story));
@@ -164,8 +163,9 @@ fn a_service_that_starts_later_is_traced_from_its_start() -> Result<()> {
     let _one = server.agent(&folder, "one", &["front", "back"])?;
     let _two = server.agent(&folder, "two", &["middle"])?;
     wait(|| Ok((server.ask(&["hosts", "--json"])?.len() == 2).then_some(())))?;
+    let only = OnlyOne::wait()?;
     let session = server.session(&tracepoints()?, &["--rate", "0"], 0)?;
-    let mut chain = Chain::start(20)?;
+    let mut chain = Chain::start_as(only, 20)?;
     server.wait_armed(&session, 3)?;
     chain.front.make_requests()?;
     let steps = chain.end()?;
