@@ -2,7 +2,6 @@
 
 use std::{
     fs::File,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::Receiver,
@@ -10,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use riptrace_agent::probe::pins;
 use riptrace_common::wire::api::{SessionStatus, StoredHit};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -130,23 +130,10 @@ impl Drop for Folder {
             if let Some(pid) = entry.file_name().to_str().and_then(|name| self.broker(name)) {
                 let _ = send_signal(pid, libc::SIGKILL);
             }
-            let _ = remove_pins(&entry.path());
+            // What a killed agent left is gone once it was read.
+            let _ = pins::folder_of(&entry.path()).map(|pins| pins::previous_runs(&pins));
         }
     }
-}
-
-/// Removes what an agent that was killed left in the BPF file system: the pins of its state folder.
-fn remove_pins(state: &Path) -> std::io::Result<()> {
-    let of = std::fs::metadata(state)?;
-    let pins = PathBuf::from(format!("/sys/fs/bpf/riptrace-{:x}-{:x}", of.dev(), of.ino()));
-    for run in std::fs::read_dir(&pins)? {
-        let run = run?.path();
-        for pin in std::fs::read_dir(&run)? {
-            std::fs::remove_file(pin?.path())?;
-        }
-        std::fs::remove_dir(run)?;
-    }
-    std::fs::remove_dir(pins)
 }
 
 /// A running server.

@@ -8,7 +8,6 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
     io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -28,8 +27,6 @@ use crate::probe::pins::{self, Pins};
 const FILE: &str = "run.json";
 /// Held by the agent that uses the folder.
 const LOCK: &str = "lock";
-/// Where counters are pinned: folders of the BPF file system, one for each state folder.
-const PINS: &str = "/sys/fs/bpf";
 /// Runs that ended without a word and of which nobody was told yet; earlier ones are forgotten.
 const MAX_PREVIOUS: usize = 16;
 
@@ -115,8 +112,7 @@ impl Notes {
             Err(TryLockError::Error(error)) => return Err(error),
         }
         let path = folder.join(FILE);
-        let of_folder = fs::metadata(folder)?;
-        let pins = Path::new(PINS).join(format!("riptrace-{:x}-{:x}", of_folder.dev(), of_folder.ino()));
+        let pins = pins::folder_of(folder)?;
         let left = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Note>(&text).ok());
         let note = Note { previous: left.map(|left| accounts(left, &pins)).unwrap_or_default(), ..note };
         let this = Self {

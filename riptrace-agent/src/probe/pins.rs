@@ -7,7 +7,7 @@
 use std::{
     ffi::CString,
     fs, io,
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -72,6 +72,16 @@ pub struct PreviousRun {
     /// Its tracepoints by id, those that it had not removed. `Err`: its pins can't be read (another version of RipTrace wrote
     /// them), so that what it counted is unknown.
     pub counters: Result<Vec<(String, Counters)>, String>,
+}
+
+/// Where the agent with this state folder pins its counters: a folder of its own in the usual BPF file system.
+///
+/// # Errors
+///
+/// The state folder can't be looked at.
+pub fn folder_of(state: &Path) -> io::Result<PathBuf> {
+    let of_state = fs::metadata(state)?;
+    Ok(Path::new(USUAL).join(format!("riptrace-{:x}-{:x}", of_state.dev(), of_state.ino())))
 }
 
 /// Makes sure that there is a BPF file system at `folder`, which must be this agent's own, for a run of this name.
