@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read},
     os::unix::fs::FileExt,
     sync::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,13 +15,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use flate2::{Decompress, FlushDecompress, Status};
+use flate2::bufread::ZlibDecoder;
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
 /// Bytes that one section inflates to at the most. Debug sections of the largest known programs have a few hundred MB.
 pub const MAX_SECTION_BYTES: u64 = 4 << 30;
-/// Deflate can't do better than this (zlib's technical notes, "Maximum Compression Factor"), so a header that claims
-/// more lies.
-const MAX_RATIO: u64 = 1032;
 /// Threads at the most; sections are few and of unequal size.
 const MAX_THREADS: usize = 8;
 /// What is inflated before it is written.
@@ -31,18 +29,37 @@ const CHDR_BYTES: usize = 24;
 const ELFCOMPRESS_ZLIB: u32 = 1;
 const ELFCOMPRESS_ZSTD: u32 = 2;
 
+/// How a section is compressed.
+#[derive(Clone, Copy, Debug)]
+enum Method {
+    Zlib,
+    Zstd,
+}
+
+impl Method {
+    /// Bytes that one byte inflates to at the most, so a header that claims more lies.
+    fn max_ratio(self) -> u64 {
+        match self {
+            // zlib's technical notes, "Maximum Compression Factor".
+            Self::Zlib => 1032,
+            // RFC 8878, section 3.1.1.2: a block of four bytes may stand for 128 KiB of one byte.
+            Self::Zstd => (128 << 10) / 4,
+        }
+    }
+}
+
 /// Why a section can't be inflated.
 #[derive(Debug, thiserror::Error)]
 pub enum InflateError {
     /// Compressed in a way that is not supported.
     #[error(
-        "section {section} is compressed with {method}; decompress it with `objcopy --decompress-debug-sections`"
+        "section {section} is compressed with method {method}, which is not known; decompress it with `objcopy --decompress-debug-sections`"
     )]
     Method {
         /// The section's name.
         section: String,
-        /// What it is compressed with.
-        method: String,
+        /// `ch_type` of its header.
+        method: u32,
     },
     /// The header claims a size that is impossible or beyond the limit.
     #[error(
@@ -72,8 +89,8 @@ pub enum InflateError {
 pub struct Compressed {
     /// Its name, for messages.
     pub name: String,
-    /// The zlib stream.
-    pub stream: Bytes,
+    method: Method,
+    stream: Bytes,
     /// Bytes that it inflates to, by its header.
     pub inflated_bytes: u64,
 }
@@ -86,13 +103,11 @@ impl Compressed {
         let method = header.first_chunk().copied().map(u32::from_le_bytes).ok_or_else(damaged)?;
         let size = header.get(8..).and_then(|size| size.first_chunk()).copied().ok_or_else(damaged)?;
         let method = match method {
-            ELFCOMPRESS_ZLIB => {
-                return Self::new(name, section.slice(CHDR_BYTES..), u64::from_le_bytes(size));
-            }
-            ELFCOMPRESS_ZSTD => "zstd".to_owned(),
-            other => format!("method {other}"),
+            ELFCOMPRESS_ZLIB => Method::Zlib,
+            ELFCOMPRESS_ZSTD => Method::Zstd,
+            method => return Err(InflateError::Method { section: name.to_owned(), method }),
         };
-        Err(InflateError::Method { section: name.to_owned(), method })
+        Self::new(name, method, section.slice(CHDR_BYTES..), u64::from_le_bytes(size))
     }
 
     /// Reads the header of a `.zdebug_*` section: `ZLIB` and the size, big-endian.
@@ -100,16 +115,16 @@ impl Compressed {
         let damaged = || InflateError::Damaged { section: name.to_owned() };
         let size =
             section.strip_prefix(b"ZLIB").and_then(|rest| rest.first_chunk()).copied().ok_or_else(damaged)?;
-        Self::new(name, section.slice(12..), u64::from_be_bytes(size))
+        Self::new(name, Method::Zlib, section.slice(12..), u64::from_be_bytes(size))
     }
 
-    fn new(name: &str, stream: Bytes, inflated_bytes: u64) -> Result<Self, InflateError> {
-        let limit_bytes = MAX_SECTION_BYTES.min((stream.len() as u64).saturating_mul(MAX_RATIO));
+    fn new(name: &str, method: Method, stream: Bytes, inflated_bytes: u64) -> Result<Self, InflateError> {
+        let limit_bytes = MAX_SECTION_BYTES.min((stream.len() as u64).saturating_mul(method.max_ratio()));
         if inflated_bytes > limit_bytes {
             let section = name.to_owned();
             return Err(InflateError::TooLarge { section, claimed_bytes: inflated_bytes, limit_bytes });
         }
-        Ok(Self { name: name.to_owned(), stream, inflated_bytes })
+        Ok(Self { name: name.to_owned(), method, stream, inflated_bytes })
     }
 
     /// Inflates into `file` from `offset` on; exactly `inflated_bytes` are written, or it is an error.
@@ -121,30 +136,51 @@ impl Compressed {
         written: impl Fn(u64),
     ) -> Result<(), InflateError> {
         let damaged = || InflateError::Damaged { section: self.name.clone() };
-        let mut inflater = Decompress::new(true);
+        let mut inflater: Box<dyn Read + '_> = match self.method {
+            Method::Zlib => Box::new(ZlibDecoder::new(&*self.stream)),
+            Method::Zstd => Box::new(ZstdFrames { rest: &self.stream, frame: None }),
+        };
         let mut buffer = vec![0; BUFFER_BYTES];
-        loop {
-            let consumed = usize::try_from(inflater.total_in()).map_err(|_| damaged())?;
-            let done = inflater.total_out();
-            let input = self.stream.get(consumed..).ok_or_else(damaged)?;
-            let status =
-                inflater.decompress(input, &mut buffer, FlushDecompress::None).map_err(|_| damaged())?;
-            let produced = inflater.total_out() - done;
-            if inflater.total_out() > self.inflated_bytes {
+        let mut done = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let produced = inflater.read(&mut buffer).map_err(|_| damaged())?;
+            if produced == 0 {
+                break;
+            }
+            let end = done + produced as u64;
+            if end > self.inflated_bytes {
                 return Err(damaged());
             }
-            let produced_bytes = usize::try_from(produced).ok().and_then(|produced| buffer.get(..produced));
-            file.write_all_at(produced_bytes.ok_or_else(damaged)?, offset + done)?;
-            written(produced);
-            match status {
-                Status::StreamEnd if inflater.total_out() == self.inflated_bytes => return Ok(()),
-                Status::StreamEnd => return Err(damaged()),
-                Status::Ok | Status::BufError => {
-                    let stuck = produced == 0 && inflater.total_in() as usize == consumed;
-                    if stuck || stop.load(Ordering::Relaxed) {
-                        return Err(damaged());
-                    }
+            file.write_all_at(buffer.get(..produced).ok_or_else(damaged)?, offset + done)?;
+            written(produced as u64);
+            done = end;
+        }
+        if done == self.inflated_bytes { Ok(()) } else { Err(damaged()) }
+    }
+}
+
+/// A zstd stream is any number of frames (RFC 8878, section 3): linkers that compress in parallel write many.
+struct ZstdFrames<'a> {
+    rest: &'a [u8],
+    frame: Option<Frame<'a>>,
+}
+
+type Frame<'a> = StreamingDecoder<&'a [u8], FrameDecoder>;
+
+impl Read for ZstdFrames<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let frame = match &mut self.frame {
+                Some(frame) => frame,
+                None if self.rest.is_empty() => return Ok(0),
+                None => self.frame.insert(StreamingDecoder::new(self.rest).map_err(io::Error::other)?),
+            };
+            match frame.read(buffer)? {
+                0 => {
+                    self.rest = frame.get_ref();
+                    self.frame = None;
                 }
+                bytes => return Ok(bytes),
             }
         }
     }
@@ -218,6 +254,18 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    /// A zstd frame of one raw block, by hand (RFC 8878, section 3.1.1).
+    fn zstd_frame(content: &[u8]) -> Vec<u8> {
+        let bytes = content.len() as u32;
+        let mut frame = 0xfd2f_b528_u32.to_le_bytes().to_vec();
+        // A single segment, whose size has four bytes; then the block: the last one, raw.
+        frame.push(0xa0);
+        frame.extend(bytes.to_le_bytes());
+        frame.extend(&(bytes << 3 | 1).to_le_bytes()[..3]);
+        frame.extend(content);
+        frame
+    }
+
     fn inflate(section: Compressed) -> Result<Vec<u8>, InflateError> {
         let file = tempfile::tempfile()?;
         let bytes = section.inflated_bytes as usize;
@@ -251,10 +299,9 @@ mod tests {
             refused(chdr(1, 1 << 40, &stream)),
             format!(
                 "section .debug_info claims to inflate to 1099511627776 bytes; at most {} are believed",
-                stream.len() as u64 * MAX_RATIO
+                stream.len() as u64 * Method::Zlib.max_ratio()
             )
         );
-        assert!(refused(chdr(2, 7, &stream)).contains("zstd"));
         assert!(refused(chdr(9, 7, &stream)).contains("method 9"));
         assert_eq!(refused(Bytes::from_static(b"short")), "section .debug_info is damaged");
         assert!(Compressed::from_gnu(".zdebug_info", &Bytes::from_static(b"ZLI")).is_err());
@@ -264,6 +311,26 @@ mod tests {
         {
             let Ok(section) = Compressed::from_elf(".debug_info", &chdr(1, size, stream)) else { continue };
             assert!(matches!(inflate(section), Err(InflateError::Damaged { .. })), "{size}");
+        }
+    }
+
+    #[test]
+    fn frames_of_zstd_are_joined() {
+        let mut stream = zstd_frame(&[7; 1000]);
+        stream.extend(zstd_frame(b""));
+        stream.extend(zstd_frame(b"the rest"));
+        let content = [&[7; 1000][..], b"the rest"].concat();
+        let section = |size, stream: &[u8]| {
+            Compressed::from_elf(".debug_info", &chdr(ELFCOMPRESS_ZSTD, size, stream)).unwrap()
+        };
+        assert_eq!(inflate(section(1008, &stream)).unwrap(), content);
+        // Too few bytes, too many, a frame that ends early, something else behind a frame.
+        let behind = [&stream[..], b"else"].concat();
+        for (size, stream) in
+            [(1007, &stream[..]), (1009, &stream), (1008, &stream[..stream.len() - 1]), (1008, &behind)]
+        {
+            let inflated = inflate(section(size, stream));
+            assert!(matches!(inflated, Err(InflateError::Damaged { .. })), "{size}: {inflated:?}");
         }
     }
 }

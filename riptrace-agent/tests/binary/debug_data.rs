@@ -312,11 +312,11 @@ fn what_removed_debug_data_is_said() {
 }
 
 #[test]
-fn every_way_of_compressing_is_read_or_named() {
+fn every_way_of_compressing_is_read() {
     let Some(builder) = Builder::new(NEWEST) else { return };
     let program = builder.build(&PLAIN).unwrap();
     let cache = builder.directory().join("cache");
-    for (method, supported) in [("none", true), ("zlib-gabi", true), ("zlib-gnu", true), ("zstd", false)] {
+    for method in ["none", "zlib-gabi", "zlib-gnu", "zstd"] {
         let path = builder.directory().join(method);
         if !objcopy(&[&format!("--compress-debug-sections={method}")], &[&program, &path]) {
             eprintln!("skipped: objcopy does not do {method}");
@@ -324,10 +324,7 @@ fn every_way_of_compressing_is_read_or_named() {
         }
         match debug(&path, &options(&cache)) {
             Ok((sections, _)) => same(&sections, &program),
-            Err(error) => {
-                assert!(!supported, "{method}: {error}");
-                assert!(error.to_string().contains("is compressed with zstd"), "{error}");
-            }
+            Err(error) => panic!("{method}: {error}"),
         }
     }
 }
