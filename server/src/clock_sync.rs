@@ -39,8 +39,8 @@ const IDLE_PERIOD_NS: u64 = 5_000_000_000;
 /// How often it is looked which exchanges are due.
 const TICK: Duration = Duration::from_millis(25);
 
-/// How often the list of hosts is brought up to date.
-const HOSTS_PERIOD: Duration = Duration::from_millis(200);
+/// How often the list of hosts is brought up to date, since some went silent. New ones are seen at once.
+const HOSTS_PERIOD: Duration = Duration::from_secs(2);
 
 /// An answer that did not come within this is not waited for.
 const LOST_NS: u64 = 5_000_000_000;
@@ -284,7 +284,8 @@ async fn exchange_once(
     let mut replies = connection.subscribe(format!("{inbox}.*")).await?;
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut hosts_at: Option<Instant> = None;
+    // When the list was made, and how many agents' runs there were.
+    let mut hosts_at: Option<(Instant, u64)> = None;
     loop {
         tokio::select! {
             // An answer that waits would look like one that was long on its way.
@@ -302,8 +303,9 @@ async fn exchange_once(
                     *lock(term) = Some(Term::new(number));
                     hosts_at = None;
                 }
-                if hosts_at.is_none_or(|at| at.elapsed() >= HOSTS_PERIOD) {
-                    hosts_at = Some(Instant::now());
+                let runs = fleet.runs_heard_of();
+                if hosts_at.is_none_or(|(at, of)| of != runs || at.elapsed() >= HOSTS_PERIOD) {
+                    hosts_at = Some((Instant::now(), runs));
                     let (hosts, epochs) = (fleet.clock_hosts(), fleet.clock_epochs());
                     let first_epoch = |boot_id: &str| epochs.get(boot_id).map_or(1, |epoch| epoch + 1);
                     if let Some(term) = lock(term).as_mut() {

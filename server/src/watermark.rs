@@ -11,7 +11,7 @@ use crate::{
     fleet::hosts::{Moment, SILENCE_NS},
 };
 
-/// Heartbeats come once a second; an agent may have begun to trace so long ago without our having heard of it.
+/// Who begins to trace says so within a second; an agent may have begun to trace so long ago without our having heard of it.
 const UNHEARD_NS: u64 = 1_500_000_000;
 
 /// Silent agents are named for so long.
@@ -28,6 +28,8 @@ pub struct Progress {
     pub first: Moment,
     /// When it was last heard of.
     pub last: Moment,
+    /// It is silent when it was not heard of for so long.
+    pub silence_ns: u64,
     /// What it said then: everything before this is in the stream.
     pub complete_until_ktime_ns: u64,
     /// It holds tracepoints, held some lately, or should hold some.
@@ -55,7 +57,7 @@ pub fn of(
     let mut least_ns = Some(coordinated_ns.saturating_sub(UNHEARD_NS));
     for one in progress.iter().filter(|one| one.is_tracing) {
         let unheard_ns = now.mono_ns.saturating_sub(one.last.mono_ns);
-        if unheard_ns >= SILENCE_NS {
+        if unheard_ns >= one.silence_ns {
             if unheard_ns < NAMED_NS {
                 silent.push(one.agent.clone());
             }
@@ -90,6 +92,7 @@ mod tests {
             boot_id: name.to_owned(),
             first: moment(0),
             last: moment(last_seconds),
+            silence_ns: SILENCE_NS,
             complete_until_ktime_ns: complete_seconds * SECOND,
             is_tracing: true,
         }

@@ -51,14 +51,16 @@ async def ask(connection, host, endpoint, **fields):
 
 
 async def agents(connection):
-    """The hosts whose heartbeats come within three seconds."""
+    """The hosts whose agents answer within a second."""
     heard = set()
 
-    async def heartbeat(message):
-        heard.add(json.loads(message.data)["host"])
+    async def answer(message):
+        heard.add(json.loads(message.data)["metadata"]["host"])
 
-    subscription = await connection.subscribe(f"{PREFIX}.*.heartbeat", cb=heartbeat)
-    await asyncio.sleep(3)
+    inbox = connection.new_inbox()
+    subscription = await connection.subscribe(inbox, cb=answer)
+    await connection.publish("$SRV.INFO.riptrace-agent", reply=inbox)
+    await asyncio.sleep(1)
     await subscription.unsubscribe()
     return sorted(heard)
 

@@ -1,20 +1,20 @@
-//! What the agent holds and has counted, once a second; and what is done as often: looking for new processes, forgetting
-//! programs.
+//! What the agent holds and has counted, once a second, less often while there is nothing to tell; and what is done as
+//! often: looking for new processes, forgetting programs.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_nats::Client;
 use riptrace_common::wire::{
-    batch::{Heartbeat, Losses, PreviousRun},
+    batch::{HEARTBEAT_MS, Heartbeat, IDLE_HEARTBEAT_MS, Losses, PreviousRun},
     message,
 };
-use tokio::{sync::watch, time::MissedTickBehavior};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::{
     endpoints::Endpoints,
@@ -24,10 +24,11 @@ use super::{
 };
 use crate::{nats::publish::Outbox, trace::host};
 
-/// Heartbeats.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// While no tracepoint waits for processes, they are looked for with every so many heartbeats.
-const IDLE_SCAN_BEATS: u32 = 5;
+/// Between two heartbeats at least.
+const INTERVAL: Duration = Duration::from_millis(HEARTBEAT_MS as u64);
+/// The same while there is nothing to tell. While no tracepoint waits for processes, they are looked for as often, and
+/// programs are forgotten as often.
+const IDLE_INTERVAL: Duration = Duration::from_millis(IDLE_HEARTBEAT_MS as u64);
 
 /// Sends heartbeats.
 #[derive(Debug)]
@@ -39,7 +40,8 @@ pub struct Heart {
     outbox: Arc<Outbox>,
     endpoints: Arc<Endpoints>,
     connected: watch::Receiver<bool>,
-    beats: AtomicU32,
+    /// The last heartbeat.
+    last: Mutex<Option<Heartbeat>>,
     notes: Option<Arc<Notes>>,
     /// The last run, if it ended without a word.
     previous_run: Option<PreviousRun>,
@@ -66,7 +68,7 @@ impl Heart {
             outbox,
             endpoints,
             connected,
-            beats: AtomicU32::new(0),
+            last: Mutex::default(),
             notes: None,
             previous_run: None,
         }
@@ -82,19 +84,27 @@ impl Heart {
 
     /// Beats until it is dropped.
     pub async fn beat(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut connected = self.connected.clone();
+        let mut looked: Option<Instant> = None;
         loop {
-            ticks.tick().await;
-            let beats = self.beats.fetch_add(1, Ordering::Relaxed);
-            let is_due = beats.is_multiple_of(IDLE_SCAN_BEATS) || self.shared.totals().held > 0;
-            if self.endpoints.has_to_look() && is_due {
+            let begin = Instant::now();
+            let is_due = looked.is_none_or(|at| begin - at >= IDLE_INTERVAL);
+            if self.endpoints.has_to_look() && (is_due || self.shared.totals().held > 0) {
                 self.endpoints.look_for_processes().await;
             }
-            if beats.is_multiple_of(IDLE_SCAN_BEATS) {
+            if is_due {
+                looked = Some(begin);
                 self.endpoints.forget_unused();
             }
-            self.beat_once().await;
+            let next_ms = self.beat_once().await;
+            if next_ms > HEARTBEAT_MS {
+                tokio::select! {
+                    () = sleep(Duration::from_millis(next_ms.into())) => {}
+                    () = self.shared.changed() => {}
+                    Ok(()) = connected.changed() => {}
+                }
+            }
+            sleep_until(begin + INTERVAL).await;
         }
     }
 
@@ -106,11 +116,14 @@ impl Heart {
         self.send(&heartbeat).await;
     }
 
-    /// One heartbeat; none while there is no broker.
-    pub async fn beat_once(&self) {
+    /// One heartbeat; none while there is no broker. Within how many milliseconds the next one has to come.
+    async fn beat_once(&self) -> u32 {
         let heartbeat = self.heartbeat();
         self.note(&heartbeat, false);
         self.send(&heartbeat).await;
+        let next_ms = heartbeat.next_ms;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(heartbeat);
+        next_ms
     }
 
     fn note(&self, heartbeat: &Heartbeat, ended: bool) {
@@ -170,12 +183,14 @@ impl Heart {
         let standing = self.outbox.standing();
         let (cpu_ns, resident_bytes) = own_usage();
         let facts = &self.identity.host;
-        Heartbeat {
+        let is_quiet = totals.is_idle && totals.held == 0 && standing.queued == 0;
+        let mut heartbeat = Heartbeat {
             host: facts.host.clone(),
             agent: facts.agent.clone(),
             agent_version: facts.agent_version.clone(),
             boot_id: facts.boot_id.clone(),
             ktime_ns,
+            next_ms: HEARTBEAT_MS,
             complete_until_ktime_ns: standing.complete_until_ktime_ns,
             acknowledged_seq: standing.acknowledged_seq,
             generations: totals.generations,
@@ -195,6 +210,18 @@ impl Heart {
             cpu_ns,
             resident_bytes,
             previous_run: self.previous_run.clone(),
+        };
+        // The last counts have to be told before heartbeats come less often.
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_quiet && last.as_ref().is_some_and(|last| counts_the_same(last, &heartbeat)) {
+            heartbeat.next_ms = IDLE_HEARTBEAT_MS;
         }
+        heartbeat
     }
+}
+
+/// Whether nothing was counted between two heartbeats. Other changes do not wait for the next one.
+fn counts_the_same(one: &Heartbeat, other: &Heartbeat) -> bool {
+    let counted = |of: &Heartbeat| (of.hits, of.emitted, of.published, of.losses.total(), of.acknowledged_seq);
+    counted(one) == counted(other)
 }

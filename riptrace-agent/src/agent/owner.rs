@@ -462,13 +462,15 @@ impl Owner {
             all.add(&self.stats_since_asked(held));
             self.note_held(id);
         }
-        let mut totals = self.shared.totals();
-        totals.hits = all.hits;
-        totals.emitted = all.emitted;
-        totals.losses = Losses { ring_full: all.dropped, undecodable: all.undecodable, ..Losses::default() };
-        totals.held = self.held.len();
-        totals.state_revision = self.state_revision;
-        totals.generations = self.generations();
+        self.shared.set_totals(|totals| {
+            totals.hits = all.hits;
+            totals.emitted = all.emitted;
+            totals.losses =
+                Losses { ring_full: all.dropped, undecodable: all.undecodable, ..Losses::default() };
+            totals.held = self.held.len();
+            totals.state_revision = self.state_revision;
+            totals.generations = self.generations();
+        });
     }
 
     fn generations(&self) -> Vec<OwnerGeneration> {

@@ -13,7 +13,7 @@ use riptrace_common::{
         message::{Error, ErrorCode},
     },
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::catalogue::Snapshot;
 use crate::trace::Wanted;
@@ -87,6 +87,7 @@ pub struct Shared {
     commands: SyncSender<Command>,
     totals: Mutex<Totals>,
     news: Mutex<News>,
+    changed: Notify,
 }
 
 impl Shared {
@@ -95,7 +96,7 @@ impl Shared {
     pub fn new() -> (Arc<Self>, Receiver<Command>) {
         let (commands, receiver) = sync_channel(MAX_COMMANDS);
         let totals = Mutex::new(Totals { is_idle: true, ..Totals::default() });
-        (Arc::new(Self { commands, totals, news: Mutex::default() }), receiver)
+        (Arc::new(Self { commands, totals, news: Mutex::default(), changed: Notify::new() }), receiver)
     }
 
     /// Asks the owner.
@@ -125,6 +126,7 @@ impl Shared {
     /// Tells the owner of news.
     pub fn tell(&self, change: impl FnOnce(&mut News)) {
         change(&mut self.news.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_one();
         // Where the channel is full, the owner is awake anyway.
         let _ = self.commands.try_send(Command::Wake);
     }
@@ -132,6 +134,24 @@ impl Shared {
     /// Takes the news.
     pub(super) fn news(&self) -> News {
         std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until a heartbeat would tell of something else than the last one: other processes, other tracepoints.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// What the owner has counted, and holds now.
+    pub(super) fn set_totals(&self, change: impl FnOnce(&mut Totals)) {
+        let revision = {
+            let mut totals = self.totals();
+            let before = totals.state_revision;
+            change(&mut totals);
+            (before, totals.state_revision)
+        };
+        if revision.0 != revision.1 {
+            self.changed.notify_one();
+        }
     }
 
     /// What the owner last said.

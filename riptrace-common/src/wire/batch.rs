@@ -32,7 +32,17 @@ impl Batch {
     }
 }
 
-/// Liveness of an agent, once a second ([`super::subject::Endpoint::Heartbeat`]).
+/// [`Heartbeat::next_ms`] while there is something to tell, and where it is missing.
+pub const HEARTBEAT_MS: u32 = 1_000;
+/// The same while nothing is held, waits or changes.
+pub const IDLE_HEARTBEAT_MS: u32 = 5_000;
+
+fn heartbeat_ms() -> u32 {
+    HEARTBEAT_MS
+}
+
+/// Liveness of an agent, once a second, less often while there is nothing to tell
+/// ([`super::subject::Endpoint::Heartbeat`]).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Heartbeat {
     /// The host.
@@ -46,6 +56,9 @@ pub struct Heartbeat {
     pub boot_id: String,
     /// The kernel's monotonic clock when this was made.
     pub ktime_ns: u64,
+    /// The next one comes within so many milliseconds; at once when something changes.
+    #[serde(default = "heartbeat_ms")]
+    pub next_ms: u32,
     /// Everything that was recorded before this kernel time is in the stream (acknowledged), or counted as lost.
     pub complete_until_ktime_ns: u64,
     /// The last batch that the broker acknowledged.

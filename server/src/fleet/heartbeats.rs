@@ -96,6 +96,12 @@ fn state_of(run: &Run) -> (AgentId, u64) {
 }
 
 impl Fleet {
+    /// How many agents' runs were heard of so far: another number means other hosts to exchange timestamps with.
+    #[must_use]
+    pub fn runs_heard_of(&self) -> u64 {
+        self.state().hosts.runs()
+    }
+
     /// Hosts that are alive, each with its boot id.
     #[must_use]
     pub fn clock_hosts(&self) -> Vec<(String, String)> {
@@ -128,6 +134,7 @@ impl Fleet {
                 boot_id: run.heartbeat.boot_id.clone(),
                 first: run.first,
                 last: run.last,
+                silence_ns: run.silence_ns(),
                 complete_until_ktime_ns: run.heartbeat.complete_until_ktime_ns,
                 is_tracing: run.is_tracing() || (is_armed && is_current(run)),
             })

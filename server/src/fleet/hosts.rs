@@ -6,7 +6,7 @@ use riptrace_common::{
     id::{AgentId, Owner},
     wire::{
         api::{Host, HostStatus, Instance, Service},
-        batch::Heartbeat,
+        batch::{Heartbeat, IDLE_HEARTBEAT_MS},
         clock::Assigned,
         profile::{Profile, ServiceRule},
     },
@@ -14,6 +14,15 @@ use riptrace_common::{
 
 /// An agent that was not heard of for so long is silent: not waited for, shown as such.
 pub const SILENCE_NS: u64 = 5_000_000_000;
+
+/// An agent that says that it will be heard of less often is silent when so many heartbeats did not come.
+const MISSED_HEARTBEATS: u64 = 3;
+
+/// But no agent is believed alive for longer than this.
+const MAX_SILENCE_NS: u64 = 60_000_000_000;
+
+/// So long after its start a server has heard of every agent that is alive.
+pub const UNHEARD_OF_NS: u64 = SILENCE_NS + IDLE_HEARTBEAT_MS as u64 * 1_000_000;
 
 /// A host that was not heard of for so long is forgotten.
 const FORGOTTEN_NS: u64 = 24 * 3_600_000_000_000;
@@ -40,6 +49,7 @@ pub struct Moment {
 #[derive(Debug, Default)]
 pub struct Hosts {
     hosts: BTreeMap<String, Entry>,
+    runs: u64,
 }
 
 /// A host.
@@ -78,7 +88,13 @@ impl Run {
     /// Whether it was heard of lately.
     #[must_use]
     pub fn is_alive(&self, now: Moment) -> bool {
-        now.mono_ns.saturating_sub(self.last.mono_ns) < SILENCE_NS
+        now.mono_ns.saturating_sub(self.last.mono_ns) < self.silence_ns()
+    }
+
+    /// It is silent when it was not heard of for so long.
+    #[must_use]
+    pub fn silence_ns(&self) -> u64 {
+        (u64::from(self.heartbeat.next_ms) * 1_000_000 * MISSED_HEARTBEATS).clamp(SILENCE_NS, MAX_SILENCE_NS)
     }
 
     /// Whether it held tracepoints when it was last heard of, or shortly before: hits of theirs may be on their way.
@@ -198,9 +214,16 @@ impl Hosts {
                 entry.runs.push(run);
                 entry.profile = None;
                 entry.asked_ns = None;
+                self.runs += 1;
             }
         }
         Ok(())
+    }
+
+    /// How many agents' runs were heard of so far.
+    #[must_use]
+    pub fn runs(&self) -> u64 {
+        self.runs
     }
 
     /// Forgets hosts that were not heard of for a long time.
@@ -398,6 +421,19 @@ mod tests {
         assert_eq!(hosts.services(&[rule], at(5))[0].instances[0].process.service, "ruled");
         assert!(hosts.services(&[], at(6)).is_empty());
         assert_eq!(hosts.shown(at(6), |_| None, |_| 0)[0].status, HostStatus::Silent);
+        hosts.heartbeat(Heartbeat { next_ms: 5_000, ..heartbeat("a", "one") }, at(10)).unwrap();
+        assert_eq!(
+            hosts.shown(at(24), |_| None, |_| 0)[0].status,
+            HostStatus::Alive,
+            "it has nothing to tell"
+        );
+        assert_eq!(hosts.shown(at(25), |_| None, |_| 0)[0].status, HostStatus::Silent);
+        hosts.heartbeat(Heartbeat { next_ms: u32::MAX, ..heartbeat("a", "one") }, at(30)).unwrap();
+        assert_eq!(
+            hosts.shown(at(90), |_| None, |_| 0)[0].status,
+            HostStatus::Silent,
+            "that is not believed"
+        );
         assert_eq!(hosts.service_of(&[], "a", 7, None).as_deref(), Some("orders"));
         assert_eq!(hosts.service_of(&[], "a", 7, Some(1)), None, "another process with the same pid");
     }

@@ -193,7 +193,8 @@ impl Fleet {
     pub fn is_over(&self, agent: &AgentId) -> bool {
         let now = self.now();
         // Who has just started has not heard of everyone.
-        now.mono_ns > hosts::SILENCE_NS && !self.state().hosts.run(agent).is_some_and(|run| run.is_alive(now))
+        now.mono_ns > hosts::UNHEARD_OF_NS
+            && !self.state().hosts.run(agent).is_some_and(|run| run.is_alive(now))
     }
 
     /// Says that a part of the server does not work, or works again.

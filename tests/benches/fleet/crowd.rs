@@ -16,14 +16,14 @@ use riptrace_agent::{
 use riptrace_common::{
     id::AgentId,
     wire::{
-        batch::Heartbeat,
+        batch::{HEARTBEAT_MS, Heartbeat, IDLE_HEARTBEAT_MS},
         message::{self, Reply},
         profile::{HostFacts, Profile},
         subject::{Endpoint, Subjects},
     },
 };
 use riptrace_tests::fleet::{Folder, PATIENCE, Server};
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 
 use super::{
     Goal, row,
@@ -34,15 +34,20 @@ const AGENTS: usize = 1000;
 /// Until the first exchanges, which follow each other quickly, are over.
 const SETTLE: Duration = Duration::from_secs(15);
 const MEASURE: Duration = Duration::from_secs(20);
-const HEARTBEAT: Duration = Duration::from_secs(1);
 
 pub(crate) async fn measure() -> Result<()> {
+    measure_as("idle agents", false).await?;
+    measure_as("agents that hold tracepoints", true).await
+}
+
+async fn measure_as(kind: &str, is_tracing: bool) -> Result<()> {
     let folder = Folder::new()?;
     let server = Server::start(&folder)?;
+    let mut agents = JoinSet::new();
     for number in 0..AGENTS {
         let url = server.nats.clone();
-        tokio::spawn(async move {
-            if let Err(error) = agent(number, url).await {
+        agents.spawn(async move {
+            if let Err(error) = agent(number, url, is_tracing).await {
                 eprintln!("agent {number}: {error:#}");
             }
         });
@@ -64,8 +69,9 @@ pub(crate) async fn measure() -> Result<()> {
     tokio::time::sleep(MEASURE).await;
     let share = |spent: Duration| 100.0 * spent.as_secs_f64() / MEASURE.as_secs_f64();
     let spent = processor_time(pid)?.saturating_sub(time);
-    let what = |text: &str| format!("{AGENTS} agents, heartbeats and exchanges of timestamps: {text}");
-    row(&what("the server's processor time"), "% of a core", &[share(spent)], Some(Goal::AtMost(1.0)));
+    let what = |text: &str| format!("{AGENTS} {kind}, heartbeats and exchanges of timestamps: {text}");
+    let goal = (!is_tracing).then_some(Goal::AtMost(1.0));
+    row(&what("the server's processor time"), "% of a core", &[share(spent)], goal);
     if let (Some(broker), Some(before)) = (broker, broker_time) {
         let spent = processor_time(broker)?.saturating_sub(before);
         row(&what("the broker's processor time"), "% of a core", &[share(spent)], None);
@@ -76,7 +82,7 @@ pub(crate) async fn measure() -> Result<()> {
 }
 
 /// An agent's connection, its answers, its heartbeats.
-async fn agent(number: usize, url: String) -> Result<()> {
+async fn agent(number: usize, url: String, is_tracing: bool) -> Result<()> {
     let subjects = Subjects::default();
     let host = format!("crowd-{number:04}");
     let agent = AgentId::from(format!("a_crowd{number:04}"));
@@ -87,7 +93,9 @@ async fn agent(number: usize, url: String) -> Result<()> {
     let exchanges = subjects.of(&host, Endpoint::ClockSync)?;
     let answers =
         clock::answer(client.clone(), exchanges, agent.clone(), boot_id.clone(), Arc::new(Clock::default()));
-    tokio::spawn(async move { drop(answers.await) });
+    // They end with this.
+    let mut answering = JoinSet::new();
+    answering.spawn(async move { drop(answers.await) });
     let mut profiles = client.subscribe(subjects.of(&host, Endpoint::ProfileGet)?).await?;
     let facts = HostFacts {
         host: host.clone(),
@@ -95,24 +103,29 @@ async fn agent(number: usize, url: String) -> Result<()> {
         boot_id: boot_id.clone(),
         ..HostFacts::default()
     };
-    let answering = client.clone();
-    tokio::spawn(async move {
+    let publisher = client.clone();
+    answering.spawn(async move {
         while let Some(request) = profiles.next().await {
             let reply = Reply::from(Ok(Profile { host: facts.clone(), ..Profile::default() }));
             if let (Some(reply_to), Ok(text)) = (request.reply, serde_json::to_vec(&reply)) {
-                let _ = answering.publish(reply_to, text.into()).await;
+                let _ = publisher.publish(reply_to, text.into()).await;
             }
         }
     });
     let subject = subjects.of(&host, Endpoint::Heartbeat)?;
     // Not all at once: agents of a fleet start at different times.
-    tokio::time::sleep(HEARTBEAT * u32::try_from(number)? / u32::try_from(AGENTS)?).await;
-    let mut beat = tokio::time::interval(HEARTBEAT);
+    let next_ms = if is_tracing { HEARTBEAT_MS } else { IDLE_HEARTBEAT_MS };
+    let period = Duration::from_millis(next_ms.into());
+    tokio::time::sleep(period * u32::try_from(number)? / u32::try_from(AGENTS)?).await;
+    let generations: &[_] =
+        if is_tracing { &[serde_json::json!({ "owner": "bench", "generation": 1 })] } else { &[] };
+    let mut beat = tokio::time::interval(period);
     loop {
         beat.tick().await;
         let now = monotonic_ns();
         let heartbeat: Heartbeat = serde_json::from_value(serde_json::json!({
             "host": host, "agent": agent, "boot_id": boot_id, "ktime_ns": now, "complete_until_ktime_ns": now,
+            "next_ms": next_ms, "generations": generations,
         }))?;
         client.publish(subject.clone(), message::write(&heartbeat)?.into()).await?;
     }

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use riptrace_common::wire::event::{DetachReason, Stats};
+use riptrace_common::wire::{
+    batch::{HEARTBEAT_MS, IDLE_HEARTBEAT_MS},
+    event::{DetachReason, Stats},
+};
 
 use super::*;
 
@@ -109,6 +112,25 @@ async fn a_tracepoint_is_replaced_by_a_newer_one_only() {
     let truth = fixture.end().unwrap();
     assert_eq!(removed[0].stats.hits, truth.counts["counts.Inner"]);
     setting.published(removed[0].stats.emitted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_are_rare_while_there_is_nothing_to_tell() {
+    let Some(setting) = Setting::start("agent, heartbeats", &["--budget", "0"]).await else { return };
+    let mut fixture = counts_fixture();
+    let mut heartbeats = setting.peer.heartbeats(HOST).await.unwrap();
+    let idle = heartbeats.wait_for("nothing to tell", |heartbeat| heartbeat.next_ms == IDLE_HEARTBEAT_MS);
+    assert!(idle.await.unwrap().generations.is_empty());
+    setting.create(spec("t", fixture.pid(), location("counts.Plain"))).await;
+    let held = heartbeats.wait_for("the tracepoint", |heartbeat| !heartbeat.generations.is_empty());
+    assert_eq!(held.await.unwrap().next_ms, HEARTBEAT_MS);
+    fixture.release().unwrap();
+    fixture.wait_done(TIMEOUT).unwrap();
+    let removed =
+        setting.remove(RemoveTracepoints { owner: Some("test".into()), ..Default::default() }).await;
+    let emitted = removed[0].stats.emitted;
+    let idle = heartbeats.wait_for("nothing to tell", |heartbeat| heartbeat.next_ms == IDLE_HEARTBEAT_MS);
+    assert_eq!(idle.await.unwrap().published, emitted, "everything was told of before");
 }
 
 #[tokio::test(flavor = "multi_thread")]
