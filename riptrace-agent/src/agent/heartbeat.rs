@@ -222,6 +222,7 @@ impl Heart {
 
 /// Whether nothing was counted between two heartbeats. Other changes do not wait for the next one.
 fn counts_the_same(one: &Heartbeat, other: &Heartbeat) -> bool {
-    let counted = |of: &Heartbeat| (of.hits, of.emitted, of.published, of.losses.total(), of.acknowledged_seq);
+    let counted =
+        |of: &Heartbeat| (of.hits, of.emitted, of.published, of.losses.total(), of.acknowledged_seq);
     counted(one) == counted(other)
 }

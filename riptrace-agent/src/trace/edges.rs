@@ -13,7 +13,7 @@ use std::{
 };
 
 use riptrace_common::wire::{
-    event::{Direction, Edge, Hit, Trigger},
+    event::{Direction, Edge, Hit, Role, Trigger},
     value::Value,
 };
 
@@ -32,7 +32,7 @@ const TRACEPARENT: &str = "Traceparent";
 /// What is captured of a header: its keys and values are short, and few.
 const LIMITS: CaptureLimits =
     CaptureLimits { max_depth: 4, max_string: 128, max_items: 64, max_bytes: 16 * 1024 };
-/// The error of `RoundTrip`, which has no name.
+/// The error of `roundTrip`, which has no name in some versions of Go.
 const SECOND_RESULT: &str = "~r1";
 /// Calls whose return is waited for, of all tracepoints; the oldest are forgotten.
 const MAX_OPEN: usize = 64 * 1024;
@@ -42,10 +42,12 @@ const MAX_OPEN: usize = 64 * 1024;
 pub struct BuiltIn {
     /// The tracepoint's id.
     pub id: &'static str,
-    /// The function.
-    function: &'static str,
+    /// The function, by each name that it has had.
+    functions: &'static [&'static str],
     /// What carries the trace context.
     carrier: Carrier,
+    /// Which of its calls, beside that they carry one.
+    only_if: Option<&'static str>,
     /// What its entry means, and its return.
     entry: Option<Direction>,
     end: Option<Direction>,
@@ -63,19 +65,22 @@ enum Carrier {
 }
 
 /// All of them.
-pub static BUILT_INS: [BuiltIn; 5] = [
+pub static BUILT_INS: [BuiltIn; 6] = [
     BuiltIn {
+        // What `RoundTrip` consists of: that may be inlined, and then nothing tells where it returns.
         id: "builtin.http.client",
-        function: "net/http.(*Transport).RoundTrip",
+        functions: &["net/http.(*Transport).roundTrip"],
         carrier: Carrier::Header("req.Header"),
+        only_if: None,
         entry: Some(Direction::Send),
         end: Some(Direction::ReplyReceive),
         protocol: "http",
     },
     BuiltIn {
         id: "builtin.http.server",
-        function: "net/http.serverHandler.ServeHTTP",
+        functions: &["net/http.serverHandler.ServeHTTP"],
         carrier: Carrier::Header("req.Header"),
+        only_if: None,
         entry: Some(Direction::Receive),
         end: None,
         protocol: "http",
@@ -83,24 +88,40 @@ pub static BUILT_INS: [BuiltIn; 5] = [
     BuiltIn {
         // It puts the answer's header in front of the first byte; once for each answer of HTTP/1.
         id: "builtin.http.server.reply",
-        function: "net/http.(*chunkWriter).writeHeader",
+        functions: &["net/http.(*chunkWriter).writeHeader"],
         carrier: Carrier::Header("cw.res.req.Header"),
+        only_if: None,
+        entry: Some(Direction::ReplySend),
+        end: None,
+        protocol: "http",
+    },
+    BuiltIn {
+        // Writes a piece of an answer of HTTP/2, the header before the first one.
+        id: "builtin.http2.server.reply",
+        functions: &[
+            "net/http/internal/http2.(*responseWriterState).writeChunk",
+            "net/http.(*http2responseWriterState).writeChunk",
+        ],
+        carrier: Carrier::Header("rws.req.Header"),
+        only_if: Some("!rws.sentHeader"),
         entry: Some(Direction::ReplySend),
         end: None,
         protocol: "http",
     },
     BuiltIn {
         id: "builtin.otel.inject",
-        function: "go.opentelemetry.io/otel/propagation.TraceContext.Inject",
+        functions: &["go.opentelemetry.io/otel/propagation.TraceContext.Inject"],
         carrier: Carrier::Context,
+        only_if: None,
         entry: Some(Direction::Send),
         end: None,
         protocol: "otel",
     },
     BuiltIn {
         id: "builtin.otel.extract",
-        function: "go.opentelemetry.io/otel/propagation.TraceContext.Extract",
+        functions: &["go.opentelemetry.io/otel/propagation.TraceContext.Extract"],
         carrier: Carrier::ReturnedContext,
+        only_if: None,
         entry: None,
         end: Some(Direction::Receive),
         protocol: "otel",
@@ -111,24 +132,20 @@ pub static BUILT_INS: [BuiltIn; 5] = [
 #[must_use]
 pub fn requests(image: &Image) -> Vec<(&'static BuiltIn, Wanted)> {
     let (Some(_), Ok(table)) = (&image.debug, image.executable.pclntab()) else { return Vec::new() };
-    let known: HashSet<&str> = BUILT_INS.iter().map(|built_in| built_in.function).collect();
+    let known: HashSet<&str> = BUILT_INS.iter().flat_map(|built_in| built_in.functions).copied().collect();
     let there: HashSet<&str> =
         table.functions().map(|function| function.name()).filter(|name| known.contains(name)).collect();
     BUILT_INS
         .iter()
-        .filter(|built_in| there.contains(built_in.function))
-        .map(|built_in| (built_in, built_in.wanted()))
+        .filter_map(|built_in| {
+            let function = built_in.functions.iter().find(|function| there.contains(*function))?;
+            Some((built_in, built_in.wanted(function)))
+        })
         .collect()
 }
 
 impl BuiltIn {
-    /// The function, as a location.
-    #[must_use]
-    pub fn requested(&self) -> &'static str {
-        self.function
-    }
-
-    fn wanted(&'static self) -> Wanted {
+    fn wanted(&'static self, function: &str) -> Wanted {
         let path = |variable: &str, steps: Vec<PathStep>| PathExpression {
             text: variable.into(),
             variable: variable.into(),
@@ -144,8 +161,11 @@ impl BuiltIn {
                     captures.push(path(SECOND_RESULT, Vec::new()));
                 }
                 // Decided in the kernel: a request without one costs no more than the trap.
-                let when = ParsedExpr::parse(&format!("len({header}[\"{TRACEPARENT}\"]) > 0"));
-                (captures, when.ok())
+                let mut when = format!("len({header}[\"{TRACEPARENT}\"]) > 0");
+                if let Some(only_if) = self.only_if {
+                    when = format!("{only_if} && {when}");
+                }
+                (captures, ParsedExpr::parse(&when).ok())
             }
             // The span is looked for in any case.
             Carrier::Context => (vec![path("ctx", Vec::new())], None),
@@ -161,7 +181,7 @@ impl BuiltIn {
             returns: self.end.is_some(),
             limits,
             edge: Some(self),
-            ..Wanted::at(LocationRequest::Function { name: self.function.to_owned() })
+            ..Wanted::at(LocationRequest::Function { name: function.to_owned() })
         }
     }
 }
@@ -232,7 +252,7 @@ impl Edges {
             }
             (Carrier::Header(_), false) => {
                 let traceparent = self.open.remove(&(tracepoint, hit.entry_seq?))?;
-                let error = hit.variables.iter().find(|variable| &*variable.name == SECOND_RESULT)?;
+                let error = hit.variables.iter().find(|variable| variable.role == Role::Return)?;
                 is_nil(&error.value).then_some((built_in.end?, traceparent))
             }
             (Carrier::Context, true) => Some((built_in.entry?, span?.traceparent().into())),

@@ -97,12 +97,8 @@ pub(super) fn plan_end(
             let exact = has_redacted(types, function)?;
             let context = SiteContext { types, exact, dictionary: dictionary.as_ref(), ..context };
             // What an expression names is an argument, seen at the entry, or a result.
-            let of_results: Vec<PathExpression> = wanted
-                .captures
-                .iter()
-                .filter(|capture| variables.iter().any(|variable| variable.name == capture.variable))
-                .cloned()
-                .collect();
+            let of_results: Vec<PathExpression> =
+                wanted.captures.iter().filter_map(|capture| of_result(capture, &variables)).collect();
             let shown: &[VisibleVariable] =
                 if of_results.is_empty() && !wanted.captures.is_empty() { &[] } else { &variables };
             let contexts = if image.context_links().is_empty() { &[][..] } else { &variables };
@@ -116,6 +112,14 @@ pub(super) fn plan_end(
     };
     plan.call = end.role;
     Ok(plan)
+}
+
+/// The capture, if it begins at a result: by its name, or by its number as `~r1`, which is the name of a result without one.
+fn of_result(capture: &PathExpression, results: &[VisibleVariable]) -> Option<PathExpression> {
+    let named = results.iter().find(|result| result.name == capture.variable);
+    let numbered = || results.get(capture.variable.strip_prefix("~r")?.parse::<usize>().ok()?);
+    let variable = named.or_else(numbered)?.name.clone();
+    Some(PathExpression { variable, ..capture.clone() })
 }
 
 /// The function's results, where they are when it returns.

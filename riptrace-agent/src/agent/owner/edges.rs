@@ -112,7 +112,7 @@ impl Owner {
             let planned = match loaded.tracer.plan(image_id, &wanted) {
                 Ok(planned) => planned,
                 Err(error) => {
-                    tracing::info!(%error, function = built_in.requested(), "messages can't be seen there");
+                    tracing::info!(%error, tracepoint = built_in.id, "messages can't be seen there");
                     continue;
                 }
             };
@@ -127,7 +127,7 @@ impl Owner {
                     self.built_ins.names.insert(place, Arc::from(format!("{}.{place}", built_in.id)));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, function = built_in.requested(), "messages can't be seen there");
+                    tracing::warn!(%error, tracepoint = built_in.id, "messages can't be seen there");
                 }
             }
         }

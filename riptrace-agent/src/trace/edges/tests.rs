@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use riptrace_common::wire::{
-    event::{Location, Role, Variable},
+    event::{Location, Variable},
     number::{Address, Scalar},
     value::Kind,
 };
@@ -48,7 +48,9 @@ fn hit(event: Trigger, seq: u64, variables: &[(&str, Value)]) -> Hit {
 }
 
 fn returned(seq: u64, entry_seq: u64, error: Value) -> Hit {
-    Hit { entry_seq: Some(entry_seq), ..hit(Trigger::Return, seq, &[(SECOND_RESULT, error)]) }
+    let mut hit = hit(Trigger::Return, seq, &[("err", error)]);
+    hit.variables[0].role = Role::Return;
+    Hit { entry_seq: Some(entry_seq), ..hit }
 }
 
 fn nil() -> Value {
@@ -135,7 +137,7 @@ fn calls_that_never_return_are_forgotten() {
 fn every_built_in_tracepoint_can_be_asked_for() {
     let mut ids = BTreeMap::new();
     for built_in in &BUILT_INS {
-        let wanted = built_in.wanted();
+        let wanted = built_in.wanted(built_in.functions[0]);
         assert!(built_in.id.starts_with("builtin."));
         assert!(ids.insert(built_in.id, ()).is_none());
         assert_eq!(wanted.when.is_some(), matches!(built_in.carrier, Carrier::Header(_)));
