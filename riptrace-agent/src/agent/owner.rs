@@ -231,12 +231,13 @@ impl Owner {
 
     /// Hands over what was collected.
     fn flush(&mut self) {
+        // Messages are seen a little longer than there are tracepoints.
+        let is_idle = self.places.is_empty() && self.built_ins.is_empty();
         let complete_ns = match &self.loaded {
-            Some(loaded) if !self.places.is_empty() => loaded.tracer.complete_until_ns(),
+            Some(loaded) if !is_idle => loaded.tracer.complete_until_ns(),
             _ => host::monotonic_ns(),
         };
         self.output.flush(complete_ns);
-        let is_idle = self.places.is_empty();
         self.shared.totals().is_idle = is_idle;
     }
 
@@ -511,6 +512,7 @@ impl Owner {
         }
         let left: Vec<Place> = self.places.keys().copied().collect();
         self.finish_places(&left);
+        self.built_ins.clear();
         self.flush();
         self.tell_totals();
     }

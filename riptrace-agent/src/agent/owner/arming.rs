@@ -70,6 +70,7 @@ impl Owner {
             let file = known.file();
             groups.entry((file.device, file.inode)).or_default().push(Arc::clone(known));
         }
+        self.see_messages_first(id, &groups);
         let mut changed = self.update_places(id, &groups);
         let Some(held) = self.held.get_mut(id) else { return changed };
         // Only what still runs is worth telling.
@@ -93,6 +94,28 @@ impl Owner {
             held.learned = held.learned.take().or(learned);
         }
         changed | self.held.get(id).is_some_and(|held| held.indexing != indexing)
+    }
+
+    /// Messages of processes that are new where a session's tracepoint is armed are seen before its hits.
+    fn see_messages_first(&mut self, id: &TracepointId, groups: &BTreeMap<(u64, u64), Group>) {
+        let Some(held) = self.held.get(id).filter(|held| held.spec.session.is_some()) else { return };
+        let live = held
+            .places
+            .iter()
+            .filter_map(|place| self.places.get(place))
+            .filter(|placed| placed.stopped_ns.is_none());
+        let grown: Vec<(FileIdentity, Vec<u32>)> = live
+            .filter_map(|placed| {
+                let group = groups.get(&(placed.file.device, placed.file.inode))?;
+                let of_file = group.iter().filter(|known| known.file() == placed.file);
+                let pids = of_file.map(|known| known.process.pid);
+                let new: Vec<u32> = pids.filter(|pid| !placed.pids.contains(pid)).collect();
+                (!new.is_empty()).then_some((placed.file, new))
+            })
+            .collect();
+        for (file, pids) in grown {
+            self.see_messages(&file, &pids);
+        }
     }
 
     /// Tells the kernel side which processes give hits on the builds on which the tracepoint is armed.
@@ -226,31 +249,40 @@ impl Owner {
         };
         let options = &held.spec.options;
         let pids: Vec<u32> = group.iter().map(|known| known.process.pid).collect();
-        let place = self.next_place;
+        let is_in_session = held.spec.session.is_some();
         let limit_with =
             held.places.iter().find_map(|place| self.places.get(place)).map(|placed| placed.armed);
+        let requested = held.spec.location.clone();
+        let (rate, limit, sample, dry_run, stack) =
+            (options.rate, options.limit, options.sample, options.dry_run, options.stack);
+        let scope = match held.spec.target.pid {
+            Some(_) => ProcessScope::Only(pids.clone()),
+            None => ProcessScope::Changing(pids.clone()),
+        };
+        // From now on there may be hits.
+        self.shared.totals().is_idle = false;
+        if is_in_session {
+            self.see_messages(&file, &pids);
+        }
+        let place = self.next_place;
         let request = Request {
             id: Arc::from(place.to_string()),
-            requested: held.spec.location.clone(),
+            requested,
             image: image_id,
             attach_path: first.process.attach_path(),
             plans: planned.plans,
-            processes: match held.spec.target.pid {
-                Some(_) => ProcessScope::Only(pids.clone()),
-                None => ProcessScope::Changing(pids.clone()),
-            },
+            processes: scope,
             limits: wanted.limits,
-            rate_per_second: options.rate,
-            limit: options.limit,
-            limit_with: limit_with.filter(|_| options.limit > 0),
-            sample: options.sample,
-            dry_run: options.dry_run,
-            stack_frames: options.stack,
+            rate_per_second: rate,
+            limit,
+            limit_with: limit_with.filter(|_| limit > 0),
+            sample,
+            dry_run,
+            stack_frames: stack,
             wanted,
             warnings: planned.warnings,
         };
-        // From now on there may be hits. Should this process be killed, the next one has to know whose they are.
-        self.shared.totals().is_idle = false;
+        // Should this process be killed, the next one has to know whose they are.
         self.next_place += 1;
         self.notes.update(|note| drop(note.places.insert(place, id.clone())));
         self.note_held(id);

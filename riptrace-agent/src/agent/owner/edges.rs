@@ -12,7 +12,7 @@ use riptrace_common::wire::event::{DetachReason, Hit};
 use super::{super::numbering::Place, Owner};
 use crate::{
     binary::FileIdentity,
-    trace::{self, ProcessScope, Request, edges},
+    trace::{self, ProcessScope, Request, edges, host},
 };
 
 /// How long they stay once no tracepoint needs them: what its last hits were part of is still under way.
@@ -88,9 +88,24 @@ impl Owner {
         }
     }
 
+    /// Sees the messages of further processes of a build. Called before a session's tracepoint is armed for them: a request
+    /// whose beginning was not seen leaves its hits without their trace, and unordered.
+    pub(super) fn see_messages(&mut self, identity: &FileIdentity, pids: &[u32]) {
+        let file = (identity.device, identity.inode);
+        let mut all = self.built_ins.builds.get(&file).map(|build| build.pids.clone()).unwrap_or_default();
+        all.extend(pids);
+        all.sort_unstable();
+        all.dedup();
+        self.keep_edges_of(file, identity, &all);
+    }
+
     fn keep_edges_of(&mut self, file: (u64, u64), identity: &FileIdentity, pids: &[u32]) {
         let Some(loaded) = &mut self.loaded else { return };
         let is_new = !self.built_ins.builds.contains_key(&file);
+        let image_id = loaded.images.get(identity).copied();
+        if is_new && image_id.is_none() {
+            return;
+        }
         let build = self.built_ins.builds.entry(file).or_default();
         build.unneeded_since = None;
         if !is_new {
@@ -105,7 +120,7 @@ impl Owner {
             return;
         }
         build.pids = pids.to_vec();
-        let Some(image_id) = loaded.images.get(identity).copied() else { return };
+        let Some(image_id) = image_id else { return };
         let known = self.snapshot.iter().find(|known| pids.contains(&known.process.pid));
         let (Some(image), Some(known)) = (loaded.tracer.image(image_id), known) else { return };
         for (built_in, wanted) in edges::requests(image) {
@@ -125,6 +140,8 @@ impl Owner {
                     self.next_place += 1;
                     build.armed.push((place, armed));
                     self.built_ins.names.insert(place, Arc::from(format!("{}.{place}", built_in.id)));
+                    let ktime_ns = host::monotonic_ns();
+                    tracing::debug!(ktime_ns, tracepoint = built_in.id, "messages are seen there");
                 }
                 Err(error) => {
                     tracing::warn!(%error, tracepoint = built_in.id, "messages can't be seen there");
