@@ -1,5 +1,5 @@
-//! Programs whose debug data is indexed: read once a file, off the thread that owns the tracer, and forgotten when nobody
-//! has asked for them in a while.
+//! Programs whose debug data is indexed: read once a file, on threads of their own that leave the processor to everything
+//! else that is ready, and forgotten when nobody has asked for them in a while.
 
 use std::{
     collections::HashMap,
@@ -9,14 +9,14 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, watch},
+    sync::{Semaphore, oneshot, watch},
 };
 
 use super::catalogue::Known;
 use crate::{
     binary::{DebugOptions, FileIdentity, cache::Cache},
     redact::Rules,
-    trace::Image,
+    trace::{Image, host::lower_priority},
 };
 
 /// Programs that are read at the same time: each takes as many processors as there are.
@@ -117,8 +117,16 @@ impl Builds {
         let (this, indexing, rules) = (Arc::clone(self), Arc::clone(&self.indexing), Arc::clone(&self.rules));
         self.runtime.spawn(async move {
             let _permit = indexing.acquire_owned().await;
-            let read = move || Image::load(executable, &options, &|_| {}).redacted(&rules);
-            let read = tokio::task::spawn_blocking(read).await;
+            let (read, done) = oneshot::channel();
+            let reading = move || {
+                lower_priority();
+                // Nobody may wait for it any more.
+                let _ = read.send(Image::load(executable, &options, &|_| {}).redacted(&rules));
+            };
+            let read = match std::thread::Builder::new().name(String::from("riptrace-index")).spawn(reading) {
+                Ok(_) => done.await.map_err(|_| String::from("reading it ended unexpectedly")),
+                Err(error) => Err(error.to_string()),
+            };
             sender.send_replace(Some(read.map_err(|error| format!("the program can't be read: {error}"))));
             (this.notify)();
         });

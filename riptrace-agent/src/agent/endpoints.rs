@@ -6,7 +6,7 @@ mod tracepoints;
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use async_nats::Client;
@@ -39,7 +39,10 @@ pub struct Endpoints {
     desk: Desk,
     facts: HostFacts,
     shared: Arc<Shared>,
+    /// Held while files are read: only threads that may wait for them take it.
     catalogue: Arc<Mutex<Catalogue>>,
+    /// [`Catalogue::revision`], for who may not wait.
+    profile_revision: AtomicU64,
     builds: Arc<Builds>,
     policy: Arc<Policy>,
     serves_sources: bool,
@@ -64,6 +67,7 @@ impl Endpoints {
             facts: identity.host.clone(),
             shared,
             catalogue,
+            profile_revision: AtomicU64::new(0),
             builds,
             policy: Arc::new(settings.policy.clone()),
             serves_sources: settings.serve_sources,
@@ -75,10 +79,18 @@ impl Endpoints {
         self.catalogue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts changes of the processes.
+    /// Counts changes of the processes. It never waits for who looks at them.
     #[must_use]
     pub fn profile_revision(&self) -> u64 {
-        self.catalogue().revision()
+        self.profile_revision.load(Ordering::Acquire)
+    }
+
+    /// Tells the owner and the next heartbeat that there are other processes.
+    fn publish(&self, catalogue: &Catalogue) {
+        let snapshot = catalogue.snapshot();
+        // Whoever is told looks at it.
+        self.profile_revision.store(catalogue.revision(), Ordering::Release);
+        self.shared.tell(|news| news.processes = Some(snapshot));
     }
 
     /// Forgets programs that nobody asked for in a while.
@@ -105,8 +117,7 @@ impl Endpoints {
             let mut catalogue = this.catalogue();
             let changed = catalogue.hear(&heard) | (heard.look_at_all && catalogue.scan());
             if changed {
-                let snapshot = catalogue.snapshot();
-                this.shared.tell(|news| news.processes = Some(snapshot));
+                this.publish(&catalogue);
             }
         });
         if let Err(error) = taken.await {
@@ -116,24 +127,31 @@ impl Endpoints {
 
     /// Looks at all processes, and tells the owner if there are others than before.
     pub async fn look_for_processes(self: &Arc<Self>) -> Snapshot {
+        self.look().await.0
+    }
+
+    /// The same, and how many could not be looked at.
+    async fn look(self: &Arc<Self>) -> (Snapshot, u64) {
         let this = Arc::clone(self);
         let looked = tokio::task::spawn_blocking(move || {
             let mut catalogue = this.catalogue();
             if catalogue.scan() {
-                let snapshot = catalogue.snapshot();
-                this.shared.tell(|news| news.processes = Some(snapshot));
+                this.publish(&catalogue);
             }
-            catalogue.snapshot()
+            (catalogue.snapshot(), catalogue.unreadable())
         });
-        looked.await.unwrap_or_else(|_| self.catalogue().snapshot())
+        looked.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "processes were not looked for");
+            (Snapshot::from([]), 0)
+        })
     }
 
     async fn profile(self: Arc<Self>, ProfileRequest {}: ProfileRequest) -> Result<Profile, Error> {
-        let snapshot = self.look_for_processes().await;
+        let (snapshot, unreadable) = self.look().await;
         Ok(Profile {
             host: self.facts.clone(),
             processes: snapshot.iter().map(|known| known.facts.clone()).collect(),
-            unreadable: self.catalogue().unreadable(),
+            unreadable,
         })
     }
 }

@@ -1,5 +1,6 @@
-//! What the agent holds and has counted, once a second, less often while there is nothing to tell; and what is done as
-//! often: looking for new processes, forgetting programs.
+//! What the agent holds and has counted, once a second, less often while there is nothing to tell. Sent from the thread that
+//! answers exchanges of timestamps, on its connection: an agent that reads files, or whose batches are under way, is not
+//! silent. Nothing here waits for a file, or for a lock that is held while one is read.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,23 +13,19 @@ use riptrace_common::wire::{
     message,
 };
 use tokio::{
-    sync::watch,
+    sync::{Mutex as AsyncMutex, watch},
     time::{Instant, sleep, sleep_until},
 };
 
 use super::{
     endpoints::Endpoints,
     facts::{Identity, own_usage},
-    notes::Notes,
     shared::Shared,
 };
 use crate::{nats::publish::Outbox, trace::host};
 
 /// Between two heartbeats at least.
 const INTERVAL: Duration = Duration::from_millis(HEARTBEAT_MS as u64);
-/// The same while there is nothing to tell. While no tracepoint waits for processes, they are looked for as often, and
-/// programs are forgotten as often.
-const IDLE_INTERVAL: Duration = Duration::from_millis(IDLE_HEARTBEAT_MS as u64);
 
 /// Sends heartbeats.
 #[derive(Debug)]
@@ -42,7 +39,8 @@ pub struct Heart {
     connected: watch::Receiver<bool>,
     /// The last heartbeat.
     last: Mutex<Option<Heartbeat>>,
-    notes: Option<Arc<Notes>>,
+    /// Whether there will be no more. Held while one is made and sent, so that none comes behind the last.
+    ended: AsyncMutex<bool>,
     /// The last run, if it ended without a word.
     previous_run: Option<PreviousRun>,
 }
@@ -69,34 +67,25 @@ impl Heart {
             endpoints,
             connected,
             last: Mutex::default(),
-            notes: None,
+            ended: AsyncMutex::new(false),
             previous_run: None,
         }
     }
 
-    /// The same, which notes how far this run gets, and tells of the last one.
+    /// The same, which tells of the run before this one.
     #[must_use]
-    pub fn remembering(self, notes: Arc<Notes>) -> Self {
+    pub fn telling_of(self, previous_run: Option<PreviousRun>) -> Self {
         // Batches tell of its tracepoints.
-        let previous_run = notes.previous().pop().map(|run| PreviousRun { tracepoints: Vec::new(), ..run });
-        Self { notes: Some(notes), previous_run, ..self }
+        let previous_run = previous_run.map(|run| PreviousRun { tracepoints: Vec::new(), ..run });
+        Self { previous_run, ..self }
     }
 
-    /// Beats until it is dropped.
+    /// Beats until the last one was sent.
     pub async fn beat(self: Arc<Self>) {
         let mut connected = self.connected.clone();
-        let mut looked: Option<Instant> = None;
         loop {
             let begin = Instant::now();
-            let is_due = looked.is_none_or(|at| begin - at >= IDLE_INTERVAL);
-            if self.endpoints.has_to_look() && (is_due || self.shared.totals().held > 0) {
-                self.endpoints.look_for_processes().await;
-            }
-            if is_due {
-                looked = Some(begin);
-                self.endpoints.forget_unused();
-            }
-            let next_ms = self.beat_once().await;
+            let Some(next_ms) = self.beat_once(false).await else { return };
             if next_ms > HEARTBEAT_MS {
                 tokio::select! {
                     () = sleep(Duration::from_millis(next_ms.into())) => {}
@@ -108,32 +97,26 @@ impl Heart {
         }
     }
 
-    /// The last heartbeat: nothing is open any more.
+    /// Sends the last heartbeat: nothing is open any more.
     pub async fn end(&self) {
-        let heartbeat = self.heartbeat();
-        // What the broker did not take is told of by the next run.
-        self.note(&heartbeat, self.waiting_batches() == 0);
-        self.send(&heartbeat).await;
+        self.beat_once(true).await;
     }
 
-    /// One heartbeat; none while there is no broker. Within how many milliseconds the next one has to come.
-    async fn beat_once(&self) -> u32 {
+    /// One heartbeat. Within how many milliseconds the next one has to come; `None`: the last one was sent.
+    async fn beat_once(&self, is_last: bool) -> Option<u32> {
+        let mut ended = self.ended.lock().await;
+        if *ended {
+            return None;
+        }
+        *ended = is_last;
         let heartbeat = self.heartbeat();
-        self.note(&heartbeat, false);
         self.send(&heartbeat).await;
         let next_ms = heartbeat.next_ms;
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(heartbeat);
-        next_ms
+        Some(next_ms)
     }
 
-    fn note(&self, heartbeat: &Heartbeat, ended: bool) {
-        let Some(notes) = &self.notes else { return };
-        notes.acknowledged(heartbeat.acknowledged_seq);
-        notes.update(|note| note.ended = ended);
-        // The file is small, and in memory until the system writes it.
-        notes.save();
-    }
-
+    /// None while there is no broker.
     async fn send(&self, heartbeat: &Heartbeat) {
         if !*self.connected.borrow() {
             return;
@@ -225,4 +208,53 @@ fn counts_the_same(one: &Heartbeat, other: &Heartbeat) -> bool {
     let counted =
         |of: &Heartbeat| (of.hits, of.emitted, of.published, of.losses.total(), of.acknowledged_seq);
     counted(one) == counted(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        agent::{
+            builds::Builds,
+            catalogue::{Catalogue, cache_of},
+            settings::Settings,
+        },
+        nats::connection::{self, ConnectionSettings},
+    };
+
+    #[test]
+    fn a_heartbeat_does_not_wait_for_who_looks_at_processes() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let nobody = ConnectionSettings {
+            urls: vec!["nats://127.0.0.1:1".to_owned()],
+            ..ConnectionSettings::default()
+        };
+        let (sender, connected) = watch::channel(false);
+        let client = runtime.block_on(connection::connect(&nobody, "test", sender)).unwrap();
+        let settings = Settings { nats: nobody, ..Settings::default() };
+        let identity = Identity::read(&settings);
+        let (shared, _commands) = Shared::new();
+        let (outbox, _queue) = Outbox::new(settings.queue_bytes);
+        let builds = Builds::new(
+            runtime.handle().clone(),
+            cache_of(&settings),
+            Arc::clone(&settings.redaction),
+            || {},
+        );
+        let catalogue = Arc::new(Mutex::new(Catalogue::new(&settings)));
+        let endpoints = Endpoints::new(
+            &settings,
+            &identity,
+            client.clone(),
+            Arc::clone(&shared),
+            Arc::clone(&catalogue),
+            builds,
+        );
+        let heart =
+            Heart::new(&identity, client, "heartbeat".to_owned(), shared, outbox, endpoints, connected);
+        // Whoever looks at processes holds this while files are read. A heartbeat that took it would never be made here.
+        let looking = catalogue.lock().unwrap();
+        assert_eq!(heart.heartbeat().profile_revision, 0);
+        drop(looking);
+    }
 }

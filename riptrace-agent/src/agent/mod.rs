@@ -7,9 +7,9 @@
 //! | [`endpoints`] | requests: what is asked of the owner, of programs, of `/proc` |
 //! | [`catalogue`], [`builds`] | the Go processes here; their programs, indexed off the owner's thread |
 //! | `tracepoint`, [`follow`], [`options`], [`numbering`], [`batch`], [`stamp`], [`policy`] | pure: states, checks, numbers, messages |
-//! | [`clock`] | exchanges of timestamps, on a thread and a connection of their own |
+//! | [`clock`], [`heartbeat`] | exchanges of timestamps; what the agent holds and has counted, once a second: on a thread and a connection of their own |
 //! | [`processes`] | processes that begin and end, as the kernel tells |
-//! | [`heartbeat`] | what the agent holds and has counted, once a second |
+//! | [`upkeep`] | what is done again and again and may take its time |
 
 pub mod batch;
 pub mod builds;
@@ -29,6 +29,7 @@ pub mod settings;
 pub mod shared;
 pub mod stamp;
 mod tracepoint;
+pub mod upkeep;
 
 use std::{
     collections::HashMap,
@@ -38,8 +39,10 @@ use std::{
     time::Duration,
 };
 
+use async_nats::Client;
 use riptrace_common::wire::subject::{Endpoint, SubjectError};
 use tokio::{
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
@@ -55,6 +58,7 @@ use self::{
     settings::{FINISH_WITHIN, Settings},
     shared::Shared,
     stamp::Clock,
+    upkeep::Upkeep,
 };
 use crate::nats::{
     connection::{self, ConnectionError},
@@ -64,7 +68,7 @@ use crate::nats::{
 
 /// Threads for requests and publishing; the owner and the clock have their own.
 const WORKER_THREADS: usize = 2;
-/// Threads that read programs and `/proc`.
+/// Threads that read `/proc` and look into programs.
 const MAX_BLOCKING_THREADS: usize = 8;
 /// How often the outbox is looked at when the agent ends.
 const FINISH_POLL: Duration = Duration::from_millis(10);
@@ -129,11 +133,13 @@ async fn serve(settings: &Settings, identity: &Identity) -> Result<(), AgentErro
     let (connected_sender, connected) = watch::channel(false);
     let client = connection::connect(&settings.nats, &name, connected_sender).await?;
     let clock = Arc::new(Clock::default());
-    keep_clock(settings, identity, Arc::clone(&clock))?;
+    let vital = vital_runtime()?;
+    let (vital_client, vital_connected) = connect_vital(&vital, settings, host).await?;
+    keep_clock(&vital, vital_client.clone(), settings, identity, Arc::clone(&clock))?;
 
     let (shared, commands) = Shared::new();
     let (outbox, queue) = Outbox::new(settings.queue_bytes);
-    let runtime = tokio::runtime::Handle::current();
+    let runtime = Handle::current();
     let told = Arc::clone(&shared);
     let builds =
         Builds::new(runtime, catalogue::cache_of(settings), Arc::clone(&settings.redaction), move || {
@@ -192,18 +198,21 @@ async fn serve(settings: &Settings, identity: &Identity) -> Result<(), AgentErro
             tracing::warn!(%error, "the kernel does not tell of processes that begin; they are looked for instead");
         }
     });
+    let previous_run = notes.previous().pop();
     let heart = Heart::new(
         identity,
-        client.clone(),
+        vital_client,
         subject(Endpoint::Heartbeat)?,
-        shared,
-        outbox,
-        endpoints,
-        connected,
+        Arc::clone(&shared),
+        Arc::clone(&outbox),
+        Arc::clone(&endpoints),
+        vital_connected,
     )
-    .remembering(notes);
+    .telling_of(previous_run);
     let heart = Arc::new(heart);
-    let beating = tokio::spawn(Arc::clone(&heart).beat());
+    vital.spawn(Arc::clone(&heart).beat());
+    let upkeep = Arc::new(Upkeep { endpoints, shared, outbox, notes });
+    let keeping = tokio::spawn(Arc::clone(&upkeep).run());
     tracing::info!(host, %agent, "serving");
 
     tokio::select! {
@@ -218,33 +227,54 @@ async fn serve(settings: &Settings, identity: &Identity) -> Result<(), AgentErro
         // The kernel removes every trap with the process.
         std::process::exit(SECOND_SIGNAL);
     });
-    beating.abort();
-    finish(&heart, owner).await;
+    keeping.abort();
+    finish(&heart, &upkeep, owner).await;
     Ok(())
 }
 
-/// Exchanges of timestamps are answered on a thread of their own.
-fn keep_clock(settings: &Settings, identity: &Identity, clock: Arc<Clock>) -> Result<(), AgentError> {
-    let host = identity.host.host.clone();
-    let subject = settings.subjects.of(&host, Endpoint::ClockSync)?;
-    let nats = settings.nats.clone();
-    let (agent, boot_id) = (identity.host.agent.clone(), identity.host.boot_id.clone());
+/// A thread of its own for what must not wait for anything else that the agent does: without it the server takes the agent for
+/// silent, and its clock for worse than it is.
+fn vital_runtime() -> io::Result<Handle> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name(String::from("riptrace-clock")).spawn(move || {
-        let answering = async {
-            let name = format!("riptrace-agent {host} clock");
-            let client = connection::connect(&nats, &name, watch::channel(false).0).await?;
-            clock::answer(client, subject, agent, boot_id, clock).await
-        };
-        if let Err(error) = runtime.block_on(answering) {
+    let handle = runtime.handle().clone();
+    std::thread::Builder::new()
+        .name(String::from("riptrace-vital"))
+        .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+    Ok(handle)
+}
+
+/// A connection that is kept there: what is sent on it is not behind batches.
+async fn connect_vital(
+    vital: &Handle,
+    settings: &Settings,
+    host: &str,
+) -> Result<(Client, watch::Receiver<bool>), AgentError> {
+    let (nats, name) = (settings.nats.clone(), format!("riptrace-agent {host} clock"));
+    let (sender, connected) = watch::channel(false);
+    let connecting = vital.spawn(async move { connection::connect(&nats, &name, sender).await });
+    Ok((connecting.await.map_err(io::Error::other)??, connected))
+}
+
+/// Exchanges of timestamps are answered there.
+fn keep_clock(
+    vital: &Handle,
+    client: Client,
+    settings: &Settings,
+    identity: &Identity,
+    clock: Arc<Clock>,
+) -> Result<(), AgentError> {
+    let subject = settings.subjects.of(&identity.host.host, Endpoint::ClockSync)?;
+    let (agent, boot_id) = (identity.host.agent.clone(), identity.host.boot_id.clone());
+    vital.spawn(async move {
+        if let Err(error) = clock::answer(client, subject, agent, boot_id, clock).await {
             tracing::error!(%error, "exchanges of timestamps are not answered any more");
         }
-    })?;
+    });
     Ok(())
 }
 
 /// Removes everything, sends what was recorded, and says goodbye.
-async fn finish(heart: &Heart, owner: std::thread::JoinHandle<()>) {
+async fn finish(heart: &Heart, upkeep: &Arc<Upkeep>, owner: std::thread::JoinHandle<()>) {
     let deadline = tokio::time::Instant::now() + FINISH_WITHIN;
     let shared = heart.shared();
     let stopped = tokio::task::spawn_blocking(move || {
@@ -263,6 +293,8 @@ async fn finish(heart: &Heart, owner: std::thread::JoinHandle<()>) {
         tracing::warn!(hits = lost, "the broker did not take all hits before the end");
     }
     let goodbye = async {
+        // What the broker did not take is told of by the next run.
+        upkeep.note(heart.waiting_batches() == 0).await;
         heart.end().await;
         heart.flush().await;
     };

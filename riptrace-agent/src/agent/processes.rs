@@ -16,7 +16,9 @@ const COLLECT: Duration = Duration::from_millis(2);
 ///
 /// The kernel refuses, or the runtime can't wait for it.
 pub async fn watch(endpoints: Arc<Endpoints>) -> io::Result<()> {
-    let mut watch = ProcessWatch::start().map_err(io::Error::other)?;
+    // The kernel verifies a program meanwhile.
+    let started = tokio::task::spawn_blocking(ProcessWatch::start).await?;
+    let mut watch = started.map_err(io::Error::other)?;
     #[expect(
         deprecated,
         reason = "an `OwnedFd` stays the same open descriptor until it is dropped: all that the unsafe constructor asks for"

@@ -76,6 +76,18 @@ fn clock_ns(clock: libc::clockid_t) -> i64 {
     time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
 
+/// How much nicer than the rest work in the background is (sched(7)).
+const BACKGROUND_NICENESS: libc::c_int = 5;
+
+/// Leaves the processor to the machine's other threads: for work that takes much of it and that nobody waits for by the
+/// millisecond. Holds for this thread and those that it starts.
+pub fn lower_priority() {
+    // SAFETY: changes a scheduler's number of the calling thread (on Linux, 0 is the thread).
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICENESS) } != 0 {
+        tracing::debug!(error = %std::io::Error::last_os_error(), "the priority can't be lowered");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
