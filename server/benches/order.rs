@@ -13,7 +13,10 @@ const ROUNDS: usize = 5;
 const SEEDS: u64 = 10;
 
 fn main() {
-    println!("{:34} {:>9} {:>12} {:>10}", "stream", "hits", "hits/s", "ns a hit");
+    println!(
+        "{:34} {:>9} {:>12} {:>10} {:>12} {:>10}",
+        "stream", "hits", "hits/s", "ns a hit", "checkpoint", "packed"
+    );
     for (name, hosts, requests_per_second) in [
         ("50 hosts, two of three hits edges", 50, 10_000),
         ("1,000 hosts", 1_000, 10_000),
@@ -32,16 +35,25 @@ fn main() {
 fn speed(name: &str, simulation: &Simulation) {
     let mut best_ns = u128::MAX;
     let mut hits = 0;
-    for _ in 0..ROUNDS {
+    let mut checkpoint = Vec::new();
+    for round in 0..ROUNDS {
         let mut sequencer = Sequencer::new(Limits::default());
         let begin = Instant::now();
         let mut placed = 0;
         simulation.feed(&mut sequencer, |finalized| placed += finalized.placed.len());
         best_ns = best_ns.min(begin.elapsed().as_nanos());
         hits = placed;
+        if round == 0 {
+            checkpoint = serde_json::to_vec(&sequencer.checkpoint()).unwrap_or_default();
+        }
     }
+    let packed = zstd::bulk::compress(&checkpoint, 1).map_or(0, |packed| packed.len());
     let each_ns = best_ns / hits.max(1) as u128;
-    println!("{name:34} {hits:>9} {:>12} {each_ns:>10}", 1_000_000_000 / each_ns.max(1));
+    println!(
+        "{name:34} {hits:>9} {:>12} {each_ns:>10} {:>12} {packed:>10}",
+        1_000_000_000 / each_ns.max(1),
+        checkpoint.len()
+    );
 }
 
 fn neighbours() {

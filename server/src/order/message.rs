@@ -145,6 +145,14 @@ impl Message {
         possible.map(|(sort_key, _)| *sort_key).min()
     }
 
+    /// Every send has its receive, and nothing more is to come.
+    fn is_complete(&self) -> bool {
+        self.sends.len() == self.receives.len()
+            && !(self.many_sends || self.many_receives)
+            && self.sends.iter().all(|send| send.unicast)
+            && self.is_settled()
+    }
+
     fn is_settled(&self) -> bool {
         self.sends.iter().all(|send| send.placed.is_some())
             && self.receives.iter().all(|receive| receive.placed.is_some())
@@ -228,7 +236,11 @@ impl Messages {
         for receive in message.receives.iter_mut().filter(|receive| receive.at == at) {
             receive.placed = Some((sort_key, interval));
         }
-        self.placed.push_back((sort_key, key));
+        if message.is_complete() {
+            self.by_key.remove(&key);
+        } else {
+            self.placed.push_back((sort_key, key));
+        }
     }
 
     /// Forgets settled messages, those placed first before others, while there are more than `limit` sides of them or they
