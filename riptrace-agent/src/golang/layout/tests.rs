@@ -1,5 +1,11 @@
 use proptest::prelude::*;
-use riptrace_common::abi::program::ACTION_FOLLOW;
+use riptrace_common::abi::{
+    limits::{MAX_CHUNK_BYTES, MAX_SLOTS_PER_TYPE},
+    program::{
+        ACTION_EMPTY_INTERFACE, ACTION_FOLLOW, ACTION_FUNC, ACTION_INTERFACE, COUNT_MASK_PLUS_ONE,
+        COUNT_OLD_BUCKETS, COUNT_ONE_IF_ZERO, COUNT_POWER_OF_TWO, COUNT_WORD, LIMIT_ITEMS, LIMIT_STRING,
+    },
+};
 
 use super::*;
 use crate::golang::table::TypeTable;
