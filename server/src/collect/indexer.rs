@@ -30,7 +30,7 @@ use super::{
 use crate::{
     fleet::Fleet,
     order::{Checkpoint, Finalized, HitMeta, Limits, Sequencer},
-    store::{self, HostStats, Incoming, Placement, Store, StoreError, Taken, Turn},
+    store::{self, HostStats, Incoming, Placement, Store, StoreError, Stream, Taken, Turn},
 };
 
 /// A snapshot of the order's state is written so often: so much is read again after a crash.
@@ -98,6 +98,7 @@ pub struct Indexer {
     known_until: u64,
     /// The last message that was taken.
     position: u64,
+    stream: Option<Stream>,
     contradictions: Contradictions,
     uncommitted: bool,
     /// When the next one is due.
@@ -150,6 +151,7 @@ impl Indexer {
             trace_ids: TraceIds::default(),
             known_until: 0,
             position: 0,
+            stream: resume.stream,
             contradictions: Contradictions::default(),
             uncommitted: false,
             snapshot_at: Instant::now() + SNAPSHOT_PERIOD,
@@ -164,28 +166,78 @@ impl Indexer {
             indexer.fleet.set_contradictions(contradictions.clone());
             indexer.contradictions.last = contradictions;
         }
+        // Of a stream that is gone nothing can be read again.
+        indexer.take_unplaced(indexer.base())?;
         Ok(indexer)
     }
 
-    /// The sequence of the message that is to be read next.
+    /// The sequence of the stream's message that is to be read next.
     #[must_use]
     pub fn next(&self) -> u64 {
-        self.position + 1
+        (self.position + 1).saturating_sub(self.base()).max(1)
+    }
+
+    /// When the stream was made that was read so far, if that is known.
+    #[must_use]
+    pub fn stream(&self) -> Option<i64> {
+        self.stream.map(|stream| stream.created_ns)
+    }
+
+    fn base(&self) -> u64 {
+        self.stream.map_or(0, |stream| stream.base)
+    }
+
+    /// What comes from here on is of this stream; `anew`: it is another one than before, read from its beginning. False: it
+    /// was asked to stop.
+    pub fn begin(&mut self, created_ns: i64, anew: bool, stop: &watch::Receiver<bool>) -> bool {
+        let mut base = self.base();
+        if anew {
+            base = self.position.max(self.known_until).max(self.store.totals().position);
+            if let Err(error) = self.take_unplaced(base) {
+                tracing::warn!(%error, "hits of the stream before have no final place");
+            }
+            self.position = base;
+        }
+        let stream = Stream { created_ns, base };
+        self.stream = Some(stream);
+        // Kept before anything of it is: what is read twice is known by its number.
+        while let Err(error) = self.store.keep_stream(stream) {
+            self.fleet.set_problem("store", Some(error.to_string()));
+            if *stop.borrow() || stop.has_changed().is_err() {
+                return false;
+            }
+            std::thread::sleep(RETRY);
+        }
+        true
+    }
+
+    /// Has the hits ordered that are in the store and have no place, behind what was taken up to a message.
+    fn take_unplaced(&mut self, until: u64) -> Result<(), StoreError> {
+        if until <= self.position {
+            return Ok(());
+        }
+        for (arrival, hit) in self.store.unplaced(self.position, until)? {
+            if let Some(early) = self.sequencer.hit(HitMeta::of(&hit, arrival)) {
+                self.place(early);
+            }
+        }
+        Ok(())
     }
 
     /// Takes a message.
     pub fn take(&mut self, fetched: &Fetched) {
-        if fetched.stream_seq <= self.position {
+        let number = self.base() + fetched.stream_seq;
+        if number <= self.position {
             return;
         }
         match decode(&self.subjects, &fetched.subject, &fetched.payload) {
-            Ok(Decoded::Batch(batch)) => self.batch(fetched.stream_seq, *batch),
-            Ok(Decoded::Mark(mark)) => self.mark(fetched.stream_seq, &mark),
+            Ok(Decoded::Batch(batch)) => self.batch(number, *batch),
+            Ok(Decoded::Mark(mark)) => self.mark(number, &mark),
             Err(problem) => {
                 self.fleet.malformed(&format!("message {} of the stream: {problem}", fetched.stream_seq));
             }
         }
-        self.position = fetched.stream_seq;
+        self.position = number;
         self.uncommitted = true;
     }
 
@@ -361,3 +413,7 @@ impl Indexer {
             .ok()
     }
 }
+
+#[cfg(test)]
+#[path = "indexer_tests.rs"]
+mod tests;

@@ -56,6 +56,29 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// So long hosts may take to say what runs there before hits are collected, so that hits get their service's name.
 const HOSTS_PATIENCE: Duration = Duration::from_millis(1500);
 
+/// What the indexer is given.
+#[derive(Debug)]
+enum Item {
+    /// Messages are of this stream from here on.
+    Stream {
+        /// When the broker made it.
+        created_ns: i64,
+        /// It is another one than before.
+        anew: bool,
+    },
+    /// The next one.
+    Message(Fetched),
+}
+
+/// How far the stream was fetched.
+#[derive(Debug)]
+struct Reached {
+    /// When it was made, once that is known.
+    created_ns: Option<i64>,
+    /// The message that is to be fetched next.
+    next: u64,
+}
+
 /// A message of the stream.
 #[derive(Debug)]
 pub struct Fetched {
@@ -89,7 +112,7 @@ impl Collector {
     ) -> anyhow::Result<Self> {
         let indexer = Indexer::resume(Arc::clone(&fleet), store, nats.subjects.clone());
         let indexer = indexer.context("the store can't be read")?;
-        let next = indexer.next();
+        let reached = Reached { created_ns: indexer.stream(), next: indexer.next() };
         let (sender, receiver) = mpsc::channel(QUEUE);
         let indexing = {
             let stop = stop.clone();
@@ -98,7 +121,7 @@ impl Collector {
         let fetcher = tokio::spawn(async move {
             let mut stopped = stop;
             tokio::select! {
-                () = fetch(&fleet, &nats, next, &sender) => {}
+                () = fetch(&fleet, &nats, reached, &sender) => {}
                 _ = async { drop(stopped.wait_for(|stop| *stop).await) } => {}
             }
         });
@@ -116,13 +139,13 @@ impl Collector {
 }
 
 /// Reads the stream, for ever.
-async fn fetch(fleet: &Fleet, nats: &Nats, mut next: u64, queue: &mpsc::Sender<Fetched>) {
+async fn fetch(fleet: &Fleet, nats: &Nats, mut reached: Reached, queue: &mpsc::Sender<Item>) {
     let begin = Instant::now();
     while fleet.services().is_empty() && begin.elapsed() < HOSTS_PATIENCE {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     loop {
-        match fetch_once(fleet, nats, &mut next, queue).await {
+        match fetch_once(fleet, nats, &mut reached, queue).await {
             Ok(()) => return,
             Err(error) => {
                 fleet.set_problem("stream", Some(format!("the stream can't be read: {error:#}")));
@@ -137,20 +160,32 @@ async fn fetch(fleet: &Fleet, nats: &Nats, mut next: u64, queue: &mpsc::Sender<F
 async fn fetch_once(
     fleet: &Fleet,
     nats: &Nats,
-    next: &mut u64,
-    queue: &mpsc::Sender<Fetched>,
+    reached: &mut Reached,
+    queue: &mpsc::Sender<Item>,
 ) -> anyhow::Result<()> {
     let stream = nats.jetstream.get_stream(nats.subjects.stream_name()).await?;
-    let last = stream.cached_info().state.last_sequence;
-    anyhow::ensure!(
-        last + 1 >= *next,
-        "it ends at message {last}, but message {} was read from it before: it is another stream than the one that the \
-         index was made of; remove the index from the data folder, and it is made anew",
-        *next - 1
-    );
+    let info = stream.cached_info();
+    let created_ns = i64::try_from(info.created.unix_timestamp_nanos())?;
+    // It may have outgrown the one before already; restored from an old copy, it is shorter and was made at the same time.
+    let anew = reached.created_ns.is_some_and(|known| known != created_ns)
+        || info.state.last_sequence + 1 < reached.next;
+    if anew {
+        tracing::warn!(
+            read = reached.next - 1,
+            last = info.state.last_sequence,
+            "the stream was made anew: it is read from its beginning, behind what is in the index"
+        );
+        reached.next = 1;
+    }
+    if anew || reached.created_ns.is_none() {
+        reached.created_ns = Some(created_ns);
+        if queue.send(Item::Stream { created_ns, anew }).await.is_err() {
+            return Ok(());
+        }
+    }
     let config = Config {
         description: Some("the index of a RipTrace server".to_owned()),
-        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: *next },
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: reached.next },
         // The index itself knows how far it is.
         ack_policy: AckPolicy::None,
         memory_storage: true,
@@ -175,28 +210,41 @@ async fn fetch_once(
         anyhow::ensure!(consumer_seq == delivered, "message {delivered} of the consumer was lost on the way");
         let message = message.message;
         let fetched = Fetched { stream_seq, subject: message.subject.to_string(), payload: message.payload };
-        if queue.send(fetched).await.is_err() {
+        if queue.send(Item::Message(fetched)).await.is_err() {
             return Ok(());
         }
-        *next = stream_seq + 1;
+        reached.next = stream_seq + 1;
     }
     anyhow::bail!("the consumer ended")
+}
+
+/// False: it was asked to stop.
+fn take(indexer: &mut Indexer, item: &Item, stop: &watch::Receiver<bool>) -> bool {
+    match item {
+        Item::Message(message) => indexer.take(message),
+        Item::Stream { created_ns, anew } => return indexer.begin(*created_ns, *anew, stop),
+    }
+    true
 }
 
 /// Indexes what comes, until nothing more can come.
 fn index(
     mut indexer: Indexer,
-    mut messages: mpsc::Receiver<Fetched>,
+    mut messages: mpsc::Receiver<Item>,
     mut heard: mpsc::Receiver<Heartbeat>,
     stop: &watch::Receiver<bool>,
 ) {
     while let Some(first) = messages.blocking_recv() {
         let begin = Instant::now();
-        indexer.take(&first);
+        if !take(&mut indexer, &first, stop) {
+            return;
+        }
         let mut taken = 1;
         while taken < MESSAGES_PER_COMMIT && begin.elapsed() < COMMIT_PERIOD {
-            let Ok(message) = messages.try_recv() else { break };
-            indexer.take(&message);
+            let Ok(item) = messages.try_recv() else { break };
+            if !take(&mut indexer, &item, stop) {
+                return;
+            }
             taken += 1;
         }
         while let Ok(heartbeat) = heard.try_recv() {

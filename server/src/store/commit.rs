@@ -9,7 +9,7 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{
-    Shared, Store, StoreError,
+    Shared, Store, StoreError, Stream,
     block::Compressor,
     bloom,
     ingest::{Open, Session, Writer},
@@ -23,6 +23,8 @@ pub(crate) const SNAPSHOT: &str = "snapshot";
 pub(crate) const REACHED: &str = "reached";
 pub(crate) const WATERMARK: &str = "watermark";
 pub(crate) const FOREIGN: &str = "foreign";
+pub(crate) const STREAM_CREATED: &str = "stream_created";
+pub(crate) const STREAM_BASE: &str = "stream_base";
 
 impl Store {
     /// Writes what came since the last commit, all of it or nothing. `position` is the stream sequence up to which that is;
@@ -51,6 +53,22 @@ impl Store {
         drop(guard);
         self.0.changed.send_modify(|commits| *commits += 1);
         written
+    }
+
+    /// Writes which stream is read from now on.
+    ///
+    /// # Errors
+    ///
+    /// The disk is full, or the file can't be written.
+    pub fn keep_stream(&self, stream: Stream) -> Result<(), StoreError> {
+        let mut writer = self.writer();
+        let written = (|| {
+            let transaction = writer.connection.transaction()?;
+            set(&transaction, STREAM_CREATED, stream.created_ns)?;
+            set(&transaction, STREAM_BASE, stream.base as i64)?;
+            Ok(transaction.commit()?)
+        })();
+        written.map_err(|error| self.explain(error))
     }
 
     /// Says that the disk is full where that is the reason.

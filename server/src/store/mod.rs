@@ -141,6 +141,18 @@ pub struct Resume {
     pub position: u64,
     /// The order's state there; `None`: there never was one, begin at the stream's beginning.
     pub snapshot: Option<Vec<u8>>,
+    /// Which stream that is; `None`: the file is of an older version.
+    pub stream: Option<Stream>,
+}
+
+/// Which stream is read. Should it be deleted and made anew, its messages are numbered from 1 again; here they go on behind
+/// those of the one before, so that what is in the file stays, and stands before what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// When the broker made it, in nanoseconds since 1970: no other stream of this name has the same.
+    pub created_ns: i64,
+    /// What its messages' numbers are counted from.
+    pub base: u64,
 }
 
 /// A hit from the stream.

@@ -11,9 +11,9 @@ use rusqlite::{Connection, OptionalExtension, types::FromSql};
 use tokio::sync::watch;
 
 use super::{
-    Options, Parts, Resume, SessionRow, Shared, Store, StoreError,
+    Options, Parts, Resume, SessionRow, Shared, Store, StoreError, Stream, arrival,
     block::{Block, Compressor},
-    commit::{FOREIGN, POSITION, REACHED, SNAPSHOT, WATERMARK, used_bytes},
+    commit::{FOREIGN, POSITION, REACHED, SNAPSHOT, STREAM_BASE, STREAM_CREATED, WATERMARK, used_bytes},
     ingest::{Agent, Run, Writer},
     reader::Pool,
     schema,
@@ -54,7 +54,44 @@ impl Store {
     pub fn resume(&self) -> Result<Resume, StoreError> {
         let connection = self.0.readers.get()?;
         let position: Option<i64> = get(&connection, POSITION)?;
-        Ok(Resume { position: position.unwrap_or(0) as u64, snapshot: get(&connection, SNAPSHOT)? })
+        let (created_ns, base): (Option<i64>, Option<i64>) =
+            (get(&connection, STREAM_CREATED)?, get(&connection, STREAM_BASE)?);
+        let stream = created_ns.zip(base).map(|(created_ns, base)| Stream { created_ns, base: base as u64 });
+        Ok(Resume { position: position.unwrap_or(0) as u64, snapshot: get(&connection, SNAPSHOT)?, stream })
+    }
+}
+
+impl Store {
+    /// Hits that have no place, of the messages behind `after` up to `until`, as the file has them.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read.
+    pub fn unplaced(&self, after: u64, until: u64) -> Result<Vec<(u64, Hit)>, StoreError> {
+        let wanted = arrival(after + 1, 0)..arrival(until + 1, 0);
+        let (connection, provisional) = {
+            let shared = self.shared();
+            (self.0.readers.get()?, shared.provisional.clone())
+        };
+        let mut hits = Vec::new();
+        for (session, entries) in provisional {
+            let mut arrivals = entries.range(wanted.clone()).map(|(arrival, _)| *arrival).peekable();
+            let Some(first) = arrivals.peek().copied() else { continue };
+            let mut query = connection.prepare("SELECT data FROM blocks WHERE session = ? AND last >= ?")?;
+            let mut rows = query.query((session, first as i64))?;
+            let wanted: HashSet<u64> = arrivals.collect();
+            while let Some(row) = rows.next()? {
+                let block = Block::unpack(row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?)?;
+                for arrival in block.arrivals().filter(|arrival| wanted.contains(arrival)) {
+                    if let Some((_, text)) = block.get(arrival) {
+                        hits.push((arrival, serde_json::from_slice(text)?));
+                    }
+                }
+            }
+        }
+        hits.sort_unstable_by_key(|(arrival, _)| *arrival);
+        hits.dedup_by_key(|(arrival, _)| *arrival);
+        Ok(hits)
     }
 }
 

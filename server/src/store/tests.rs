@@ -105,7 +105,10 @@ fn a_hit_is_stored_once_whatever_comes_how_often() {
     fixture.store.commit(6, None).unwrap();
     // A restart goes on at the snapshot and reads the second message again.
     fixture.reopen();
-    assert_eq!(fixture.store.resume().unwrap(), Resume { position: 5, snapshot: Some(b"state".to_vec()) });
+    assert_eq!(
+        fixture.store.resume().unwrap(),
+        Resume { position: 5, snapshot: Some(b"state".to_vec()), stream: None }
+    );
     let again = fixture.store.ingest(&batch(6, 5..12));
     assert_eq!(again[..5], [Taken::Duplicate; 5]);
     assert_eq!(again[5..], [Taken::Replayed(arrival(6, 5)), Taken::Replayed(arrival(6, 6))]);
