@@ -17,7 +17,10 @@ use riptrace_common::wire::{
 
 use crate::{
     clock::{Estimator, Exchange},
-    fleet::{Fleet, hosts::Moment},
+    fleet::{
+        Fleet,
+        hosts::{Moment, SILENCE_NS},
+    },
     ident,
     lease::Lease,
     nats::Nats,
@@ -57,6 +60,10 @@ const ALL_CLOCKS_PERIOD_NS: u64 = 10_000_000_000;
 /// Marks are written for so long after the last agent held a tracepoint, so that the last hits become final.
 const AFTERWARDS_NS: u64 = 15_000_000_000;
 
+/// So long after a term began it is known who traces. Where nobody does, marks are written for what hosts that are gone left in
+/// the stream.
+const HEARD_NS: u64 = SILENCE_NS;
+
 /// So long the broker may take to confirm a mark.
 const MARK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -81,6 +88,7 @@ struct Term {
     watermark_ns: u64,
     last_mark_ns: u64,
     all_clocks_ns: u64,
+    /// 0: it was not known yet whether anybody traces.
     active_until_ns: u64,
 }
 
@@ -210,7 +218,8 @@ impl Term {
     fn mark(&mut self, progress: &[Progress], now: Moment) -> Option<OrderMark> {
         self.take_tracing(progress);
         let now_ns = self.now_ns();
-        if !self.tracing.is_empty() {
+        let is_first = self.active_until_ns == 0 && now_ns >= self.base_ns.saturating_add(HEARD_NS);
+        if !self.tracing.is_empty() || is_first {
             self.active_until_ns = now_ns + AFTERWARDS_NS;
         }
         if now_ns >= self.active_until_ns {

@@ -317,7 +317,8 @@ impl Merge<'_> {
 
     fn sort(&self, slot: Slot) -> (u64, DomainId, Position) {
         let lane = &self.lanes[slot.lane];
-        let time_ns = self.interval(slot).map_or(lane.unknown_ns, |interval| interval.time_ns);
-        (time_ns, lane.domain, lane.hits[slot.index].position)
+        let position = lane.hits[slot.index].position;
+        let time_ns = self.clocks.time_or_guess_ns(lane.domain, position.moment.ktime_ns, lane.unknown_ns);
+        (time_ns, lane.domain, position)
     }
 }

@@ -61,7 +61,7 @@ impl Sequencer {
             });
         }
         let interval = self.clocks.interval(id, moment.ktime_ns);
-        let time_ns = interval.map_or(unknown_ns, |interval| interval.time_ns);
+        let time_ns = self.clocks.time_or_guess_ns(id, moment.ktime_ns, unknown_ns);
         self.rank += 1;
         let sort_key = if late {
             let lower = before.map(|before| before.sort_key).max(self.sent_key(message.as_ref(), at));

@@ -119,3 +119,25 @@ async fn a_machine_that_is_booted_anew_has_another_clock() {
     assert_eq!(boots, [["boot-of-one"; 5], ["another boot"; 5]].concat());
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hosts_left_that_died_before_the_server_started_anew_is_ordered_by_the_clocks_of_before() {
+    let data = tempfile::tempdir().unwrap();
+    let first = server(data.path(), &[]).await;
+    let url = first.nats_url().to_owned();
+    let one = Agent::start(&url, "one", &["orders"], 3_600_000_000_000).await;
+    let two = Agent::start(&url, "two", &["orders"], -7_000_000_000).await;
+    let (session, id) = traced(&first, &[&one, &two]).await;
+    until_clocks(&[&one, &two]).await;
+    take_turns(&[&one, &two], &id, 10).await;
+    drop((one, two));
+    // The last of them are in the stream, and not final.
+    first.stop().await;
+    let second = server(data.path(), &[]).await;
+    let hits = until_final(&second, &session.id, 20).await;
+    assert_nothing_missing(&second, &session.id, 20);
+    assert_in_own_order(&hits);
+    let hosts: Vec<&str> = hits.iter().map(|hit| &*hit.hit.host).collect();
+    assert_eq!(hosts, ["one", "two"].repeat(10));
+    second.stop().await;
+}

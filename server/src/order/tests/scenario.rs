@@ -450,6 +450,81 @@ fn another_server_has_another_clock_and_an_old_mark_of_the_first_is_not_taken() 
     assert_eq!(story.placed.len(), 3);
 }
 
+/// A mark of a server that took over, by whose clock everything is a millisecond later.
+fn taken_over(server: &str, seq: u64, watermark_ns: u64, hosts: &[&str]) -> OrderMark {
+    OrderMark {
+        server: server.to_owned(),
+        clocks: hosts.iter().map(|host| clock(host, 1_000_000, 10, 2, 60_000)).collect(),
+        ..mark(seq, watermark_ns, &[])
+    }
+}
+
+#[test]
+fn hosts_that_died_before_another_server_took_over_are_ordered_by_the_clocks_of_before() {
+    let hits = || {
+        [
+            hit("b", 10_000, 1),
+            hit("a", 20_000, 1),
+            hit("c", 30_000, 1),
+            hit("a", 40_000, 1),
+            hit("b", 50_000, 1),
+        ]
+    };
+    let told = "b@10000 a@20000 c@30000 a@40000 b@50000";
+    let mut story = Story::new();
+    story.mark(5_000).hits(hits());
+    assert_eq!(story.placed.len(), 0);
+    // Only a is alive: it says how the servers' clocks differ.
+    story.marked(&taken_over("other", 1, 1_030_000, &["a"]));
+    assert_eq!(story.told(), "b@10000 a@20000");
+    story.marked(&taken_over("other", 2, 1_100_000, &["a"]));
+    assert_eq!(story.told(), told);
+    assert!(story.certificates().iter().all(|why| why.is_none_or(|why| why != Certificate::Clock)));
+    let times: Vec<u64> = story
+        .placed
+        .iter()
+        .filter_map(|hit| hit.evidence.interval)
+        .map(|interval| interval.time_ns)
+        .collect();
+    assert_eq!(times, [1_010_000, 1_020_000, 1_030_000, 1_040_000, 1_050_000]);
+
+    // Two servers end, one after the other.
+    let mut story = Story::new();
+    story.mark(5_000).hits(hits());
+    story.marked(&taken_over("second", 1, 1_001_000, &["a"]));
+    story.marked(&taken_over("third", 1, 1_100_000, &["a"]));
+    assert_eq!(story.told(), told);
+
+    // It is a part of what a server keeps.
+    let mut story = Story::new();
+    story.mark(5_000).hits(hits());
+    story.marked(&taken_over("other", 1, 1_001_000, &["a"]));
+    let checkpoint = serde_json::to_string(&story.sequencer.checkpoint()).unwrap();
+    let mut resumed = Story::new();
+    resumed.sequencer = Sequencer::resume(serde_json::from_str(&checkpoint).unwrap(), Limits::default());
+    resumed.marks = 2;
+    resumed.hits(hits()).marked(&taken_over("other", 2, 1_100_000, &["a"]));
+    assert_eq!(resumed.told(), told);
+}
+
+#[test]
+fn where_every_host_died_they_are_ordered_among_each_other_after_some_marks() {
+    let mut story = Story::new();
+    story.mark(5_000).hits([
+        hit("b", 10_000, 1),
+        hit("c", 30_000, 1),
+        hit("b", 50_000, 1),
+        hit("c", 60_000, 1),
+    ]);
+    for seq in 1..=u64::from(Limits::default().marks_without_clock) {
+        story.marked(&taken_over("other", seq, 2_000_000 + seq, &[]));
+    }
+    assert_eq!(story.placed.len(), 0, "a host by which the clocks could be compared may still be met");
+    story.marked(&taken_over("other", 99, 3_000_000, &[]));
+    assert_eq!(story.told(), "b@10000 c@30000 b@50000 c@60000");
+    assert!(story.placed.iter().all(|hit| hit.evidence.interval.is_none()), "nothing is proven by it");
+}
+
 #[test]
 fn a_host_whose_clock_nobody_knows_waits_for_some_marks_only() {
     let mut story = Story::new();
