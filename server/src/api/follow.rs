@@ -137,7 +137,9 @@ async fn tell(api: &Arc<Api>, session: &SessionId, mut cursor: Cursor, events: &
             }
         }
         if let Some(at) = stopped_at {
-            let is_over = at.elapsed() >= LINGER_AT_LEAST && api.store.provisional_count(session) == 0;
+            let id = session.clone();
+            let provisional = api.read(move |api| Ok(api.store.provisional_count(&id))).await;
+            let is_over = at.elapsed() >= LINGER_AT_LEAST && provisional.is_ok_and(|count| count == 0);
             if is_over || at.elapsed() >= LINGER {
                 return send(events, None, &Live::Stopped).await;
             }

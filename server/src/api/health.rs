@@ -27,7 +27,11 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
 }
 
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
-    let text = metrics::text(&api.fleet, &api.store, api.following());
+    let text = api.read(|api| Ok(metrics::text(&api.fleet, &api.store, api.following()))).await;
+    let text = match text {
+        Ok(text) => text,
+        Err(refused) => return refused.into_response(),
+    };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

@@ -67,12 +67,14 @@ pub(super) async fn create(
 pub(super) async fn status(api: &Arc<Api>, id: &SessionId) -> Result<SessionStatus, Refused> {
     let mut status = api.fleet.session(id).await?;
     let session = id.clone();
-    let (counts, agents) = api.read(move |api| Ok((api.store.counts(&session), api.store.agents()))).await?;
+    let read =
+        move |api: &Api| Ok((api.store.counts(&session), api.store.agents(), api.store.watermark_ns()));
+    let (counts, agents, watermark_ns) = api.read(read).await?;
     status.stored = counts.stored;
     let is_over = |agent: &_| api.fleet.is_over(agent);
     status.losses = accounting::losses(&counts.tracepoints, &agents, is_over);
     status.unaccounted = accounting::unaccounted(&counts.tracepoints, is_over);
-    status.watermark_ns = status.watermark_ns.max(api.store.watermark_ns());
+    status.watermark_ns = status.watermark_ns.max(watermark_ns);
     Ok(status)
 }
 

@@ -124,6 +124,36 @@ async fn hits_are_paged_by_every_name_of_their_session() {
     assert_eq!(status.stored, 10);
 }
 
+/// A commit waits for the disk for seconds where that is busy.
+#[test]
+fn while_a_commit_waits_for_the_disk_nothing_else_stands_still() {
+    let fixture = fixture(None);
+    fixture.fleet.take_session(session(SessionState::Running));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (commit, committed) = std::sync::mpsc::channel();
+    let (asked, may_commit) = std::sync::mpsc::channel::<()>();
+    let store = fixture.store.clone();
+    let writer = std::thread::spawn(move || {
+        let committing = store.committing();
+        commit.send(()).unwrap();
+        // Never, if who asks for the state holds up the one thread that there is.
+        may_commit.recv().unwrap();
+        drop(committing);
+    });
+    committed.recv().unwrap();
+    runtime.block_on(async {
+        let everything_else = async {
+            // Behind the first steps of the requests.
+            tokio::task::yield_now().await;
+            asked.send(()).unwrap();
+        };
+        let (status, metrics, ()) =
+            tokio::join!(fixture.get("/api/v1/sessions/s"), fixture.get("/metrics"), everything_else);
+        assert_eq!((status.0, metrics.0), (StatusCode::OK, StatusCode::OK));
+    });
+    writer.join().unwrap();
+}
+
 #[tokio::test]
 async fn an_export_is_read_back() {
     let fixture = fixture(None);

@@ -391,6 +391,12 @@ impl Store {
         self.0.shared.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a commit holds while it writes.
+    #[cfg(test)]
+    pub(crate) fn committing(&self) -> impl Drop + '_ {
+        self.shared_mut()
+    }
+
     fn shared_mut(&self) -> std::sync::RwLockWriteGuard<'_, Shared> {
         self.0.shared.write().unwrap_or_else(PoisonError::into_inner)
     }
