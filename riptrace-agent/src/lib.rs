@@ -16,6 +16,7 @@ pub mod client;
 pub mod decode;
 pub mod dwarf;
 pub mod expr;
+pub mod fast_map;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod golang;

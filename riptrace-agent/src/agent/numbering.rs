@@ -5,6 +5,8 @@ use std::collections::{HashMap, VecDeque};
 
 use riptrace_common::{id::TracepointId, wire::event::Stats};
 
+use crate::fast_map::FastMap;
+
 /// Entries of calls that are remembered, so that their ends can name them: as many as can be open.
 const MAX_ENTRIES: usize = 64 * 1024;
 /// Tracepoints that are gone and whose numbers are remembered.
@@ -18,7 +20,7 @@ pub type Place = u64;
 pub struct Numbering {
     next: u64,
     /// Numbers of the entries of calls, by what the kernel side calls them.
-    entries: HashMap<(Place, u64), u64>,
+    entries: FastMap<(Place, u64), u64>,
     order: VecDeque<(Place, u64)>,
 }
 

@@ -3,7 +3,7 @@
 //! A chunk is a copy of memory, so any chunk that covers an address range answers for it, whatever type it was
 //! captured as. The type index only decides between several, and says what the kernel side followed from there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use riptrace_common::{
     abi::{
@@ -12,6 +12,8 @@ use riptrace_common::{
     },
     wire::value::{Limit, Truncated, Unavailable, Value},
 };
+
+use crate::fast_map::FastMap;
 
 use super::{
     record::{ChunkData, Record},
@@ -197,7 +199,7 @@ pub(super) struct Memory<'a> {
     faults: HashSet<u64>,
     /// Type words of itabs, by the itab's address; `None`: unreadable. The kernel side labels these chunks with the
     /// itab, not with the second word of it that they hold, so they say nothing about the bytes at their address.
-    itabs: HashMap<u64, Option<u64>>,
+    itabs: FastMap<u64, Option<u64>>,
     flags: u32,
     load_bias: u64,
     max_depth: u32,
@@ -226,7 +228,7 @@ impl<'a> Memory<'a> {
         registry: &'a dyn TypeIndex,
     ) -> Self {
         let mut faults = HashSet::new();
-        let mut itabs = HashMap::new();
+        let mut itabs = FastMap::default();
         let mut chunks = Vec::with_capacity(record.chunks.len());
         for chunk in &record.chunks {
             if chunk.header.type_index == TYPE_ITAB {

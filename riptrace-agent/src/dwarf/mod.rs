@@ -38,9 +38,12 @@ pub use self::{
     variables::{Parameter, Signature},
 };
 use self::{index::Index, lines::UnitLines, scopes::Scopes, unit::AbbreviationCache};
-use crate::golang::{
-    abi_type::{AbiTypes, TypeMemory},
-    types::GoType,
+use crate::{
+    fast_map::FastMap,
+    golang::{
+        abi_type::{AbiTypes, TypeMemory},
+        types::GoType,
+    },
 };
 
 /// The debug sections of one binary, inflated. A section that the binary lacks is empty.
@@ -92,7 +95,7 @@ pub struct DebugInfo {
     /// The rows of the file that was asked for last: whoever asks for one line of a file asks for more of them.
     file_rows: RwLock<Option<FileRows>>,
     /// By offset of the type's entry.
-    types: RwLock<HashMap<u64, Arc<GoType>>>,
+    types: RwLock<FastMap<u64, Arc<GoType>>>,
     /// Where types are that debug data leaves out.
     runtime_types: Option<Arc<dyn TypeMemory>>,
     /// By name of the type.

@@ -23,6 +23,7 @@ use riptrace_common::abi::{
 use super::trace_context::ContextLink;
 use crate::{
     dwarf::ClosureLayout,
+    fast_map::FastMap,
     golang::{
         layout::{DynamicTarget, Layout, SlotTarget, Target, TypeSlot, dynamic_of, layout_of, without},
         types::{Shape, TypeId, TypeSource},
@@ -121,9 +122,9 @@ pub struct TypeRegistry {
     /// `entries[i]` has index `TYPE_FIRST + i`.
     entries: Vec<Entry>,
     /// A map's parts are numbered once as an ordinary map's and once as a guarded one's.
-    by_type: HashMap<(u32, TypeId, bool), u32>,
+    by_type: FastMap<(u32, TypeId, bool), u32>,
     by_synthetic: HashMap<(u32, Arc<Synthetic>), u32>,
-    by_closure: HashMap<(u32, u64), u32>,
+    by_closure: FastMap<(u32, u64), u32>,
     images: HashMap<u32, Image>,
     next_slot: u32,
     pending: Upload,
@@ -160,9 +161,9 @@ struct Image {
     /// Levels behind a dynamic value that have entries.
     dynamic_levels: u32,
     /// Types and closures in `DYNAMIC`; `Some`: the index that they lead to.
-    dynamic: HashMap<(u32, u64), Option<u32>>,
+    dynamic: FastMap<(u32, u64), Option<u32>>,
     /// What the runtime types among them lead to.
-    how: HashMap<u64, Dynamic>,
+    how: FastMap<u64, Dynamic>,
 }
 
 impl TypeRegistry {

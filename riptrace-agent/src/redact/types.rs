@@ -1,13 +1,11 @@
 //! A binary's types, seen through the rules.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, RwLock},
-};
+use std::sync::{Arc, RwLock};
 
 use super::{Rules, Sort};
 use crate::{
     dwarf::{ClosureLayout, VisibleVariable},
+    fast_map::FastMap,
     golang::types::{FieldLayout, GoType, Kind, MapLayout, Shape, TypeId, TypeSource},
     plan::captures,
 };
@@ -26,7 +24,7 @@ const MAX_CACHED: usize = 1 << 16;
 pub struct RedactedTypes<T> {
     pub(super) types: T,
     rules: Arc<Rules>,
-    known: RwLock<HashMap<TypeId, Arc<GoType>>>,
+    known: RwLock<FastMap<TypeId, Arc<GoType>>>,
 }
 
 impl<T: TypeSource> RedactedTypes<T> {

@@ -27,7 +27,6 @@ pub mod survey;
 mod wanted;
 
 use std::{
-    collections::HashMap,
     ops::ControlFlow,
     sync::{Arc, mpsc::Sender},
     time::Instant,
@@ -62,6 +61,7 @@ pub use self::{
 };
 use crate::{
     decode::{self, DecodeContext, HostFacts, record},
+    fast_map::FastMap,
     golang::types::TypeSource,
     plan::{CallRole, CaptureLimits, SitePlan, cost::capture_ns, stripped::RawTypes, types::TypeRegistry},
     probe::{AttachmentId, Kernel, ProbeError, Scope, SiteHandle, TrapCost},
@@ -134,8 +134,8 @@ pub struct Tracer {
     ring: RingReader,
     registry: TypeRegistry,
     images: Vec<KnownImage>,
-    armed: HashMap<u32, Armed>,
-    sites: HashMap<u32, ArmedSite>,
+    armed: FastMap<u32, Armed>,
+    sites: FastMap<u32, ArmedSite>,
     processes: Processes,
     host: HostFacts,
     waiting: Reorder,
@@ -176,8 +176,8 @@ impl Tracer {
             ring,
             registry,
             images,
-            armed: HashMap::new(),
-            sites: HashMap::new(),
+            armed: FastMap::default(),
+            sites: FastMap::default(),
             processes: Processes::default(),
             host: host::facts(),
             waiting: Reorder::default(),

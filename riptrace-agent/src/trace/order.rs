@@ -3,7 +3,7 @@
 //! A record is written to the ring when its hit ends, but carries the time at which it began, so the ring's order and
 //! time's order differ a little. Records are held back for a moment and released by time.
 
-use std::{collections::BinaryHeap, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
@@ -14,7 +14,8 @@ pub const HOLD_BACK_NS: u64 = 20_000_000;
 /// Records that wait for their turn.
 #[derive(Debug, Default)]
 pub struct Reorder {
-    heap: BinaryHeap<Waiting>,
+    /// The earliest first.
+    waiting: VecDeque<Waiting>,
     bytes: usize,
 }
 
@@ -42,40 +43,23 @@ impl Waiting {
     }
 }
 
-impl PartialEq for Waiting {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Eq for Waiting {}
-
-impl PartialOrd for Waiting {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Waiting {
-    /// The earliest is the greatest: `BinaryHeap` gives the greatest first.
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        other.key().cmp(&self.key())
-    }
-}
-
 impl Reorder {
     /// Takes a record with its time, CPU and place among the CPU's records.
     pub fn push(&mut self, ktime_ns: u64, cpu: u32, cpu_seq: u64, taken: Taken) {
         self.bytes += taken.record.len();
-        self.heap.push(Waiting { ktime_ns, cpu, cpu_seq, taken });
+        let next = Waiting { ktime_ns, cpu, cpu_seq, taken };
+        if self.waiting.back().is_none_or(|last| last.key() <= next.key()) {
+            self.waiting.push_back(next);
+        } else {
+            // Rarely far from the end: what overtook it ended while it was being written.
+            let at = self.waiting.partition_point(|other| other.key() <= next.key());
+            self.waiting.insert(at, next);
+        }
     }
 
     /// The next record that began at or before `until_ns`.
     pub fn pop_until(&mut self, until_ns: u64) -> Option<Taken> {
-        if self.heap.peek()?.ktime_ns > until_ns {
-            return None;
-        }
-        let taken = self.heap.pop()?.taken;
+        let taken = self.waiting.pop_front_if(|first| first.ktime_ns <= until_ns)?.taken;
         self.bytes -= taken.record.len();
         Some(taken)
     }

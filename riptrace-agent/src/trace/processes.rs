@@ -1,9 +1,9 @@
 //! What hits say about the process that made them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use super::Image;
-use crate::{binary::process::Process, decode::ProcessFacts};
+use crate::{binary::process::Process, decode::ProcessFacts, fast_map::FastMap};
 
 /// Processes that are remembered; past it, all are forgotten and looked up anew.
 const MAX_KNOWN: usize = 4096;
@@ -11,7 +11,7 @@ const MAX_KNOWN: usize = 4096;
 /// The facts of the processes seen so far.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
-    known: HashMap<u32, ProcessFacts>,
+    known: FastMap<u32, ProcessFacts>,
 }
 
 impl Processes {

@@ -3,11 +3,11 @@
 //! Records are looked at in the ring's order, in which a stack's frames come before its hash. (In the order of time they
 //! need not: a hit that began earlier may have written its record later.)
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use riptrace_common::abi::stack;
 
-use crate::decode::record::CarriedStack;
+use crate::{decode::record::CarriedStack, fast_map::FastMap};
 
 /// Stacks that are kept for each slot of the kernel side's map. Hits on several CPUs can send stacks of one slot at the
 /// same time, and then it is open which of them it keeps.
@@ -18,7 +18,7 @@ const STACKS_PER_SLOT: usize = 4;
 pub(super) struct Stacks {
     slots: u32,
     /// The latest first.
-    known: HashMap<u32, [Option<Known>; STACKS_PER_SLOT]>,
+    known: FastMap<u32, [Option<Known>; STACKS_PER_SLOT]>,
 }
 
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub(super) enum Found {
 impl Stacks {
     /// For a kernel side with so many slots.
     pub(super) fn new(slots: u32) -> Self {
-        Self { slots, known: HashMap::new() }
+        Self { slots, known: FastMap::default() }
     }
 
     /// Takes the stack of the next record of the ring.
