@@ -86,6 +86,12 @@ pub(crate) fn run<const CONDITIONS: bool, const CALLS: bool>(context: *mut pt_re
             return;
         }
     }
+    // Before the clock is read, which costs more than all that was decided so far. With calls it is drawn in `decide`: not
+    // for returns, and the frames of what ends calls leave no room for more here.
+    if !CALLS && !gate::sample(tracepoint.sample_threshold) {
+        outcomes.throttled();
+        return;
+    }
     let mut hit = Hit {
         ktime_ns: raw::ktime_ns(),
         pid_tgid,
@@ -99,14 +105,19 @@ pub(crate) fn run<const CONDITIONS: bool, const CALLS: bool>(context: *mut pt_re
     if CALLS && (call == CALL_RETURN || unwinds) && !end_call(context, site, tracepoint, &mut hit, outcomes) {
         return;
     }
-    let Some((index, site)) = decide(index, site, tracepoint, outcomes, hit.entered, hit.ktime_ns) else {
+    let Some((index, site)) = decide::<CALLS>(index, site, tracepoint, outcomes, hit.entered, hit.ktime_ns)
+    else {
         if CALLS && call == CALL_ENTRY {
             calls::rejected(site.tracepoint);
         }
         return;
     };
     hit.site = index;
-    record::<CALLS>(context, site, tracepoint, &hit, outcomes);
+    if CONDITIONS || CALLS {
+        record::<CALLS>(context, site, tracepoint, &hit, outcomes);
+    } else {
+        capture_and_count::<CALLS>(context, site, tracepoint, &hit, outcomes);
+    }
 }
 
 /// Closes the call that returns here, or those that a panic unwinds. False: that was all.
@@ -138,9 +149,21 @@ fn end_call(
     true
 }
 
-/// Captures, hands over, counts.
+/// Captures, hands over, counts. See `end_call` for why this is a function of its own.
 #[inline(never)]
 fn record<const CALLS: bool>(
+    context: *mut pt_regs,
+    site: &Site,
+    tracepoint: &Tracepoint,
+    hit: &Hit,
+    outcomes: Outcomes,
+) {
+    capture_and_count::<CALLS>(context, site, tracepoint, hit, outcomes);
+}
+
+/// Captures, hands over, counts.
+#[inline(always)]
+fn capture_and_count<const CALLS: bool>(
     context: *mut pt_regs,
     site: &Site,
     tracepoint: &Tracepoint,
@@ -202,9 +225,9 @@ fn is_behind_fault(context: *const pt_regs, site: &Site) -> bool {
 }
 
 /// Whether the hit is captured, and by which plan; if not, its outcome is counted. `entered`: it is the return of a call
-/// whose entry was captured.
+/// whose entry was captured. Without `CALLS` it is known to be in the sample.
 #[inline(always)]
-fn decide(
+fn decide<const CALLS: bool>(
     index: u32,
     site: &'static Site,
     tracepoint: &Tracepoint,
@@ -214,7 +237,7 @@ fn decide(
 ) -> Option<(u32, &'static Site)> {
     if tracepoint.flags & TRACEPOINT_COUNT_ONLY != 0
         || (!entered
-            && (!gate::sample(tracepoint.sample_threshold)
+            && ((CALLS && !gate::sample(tracepoint.sample_threshold))
                 || !gate::rate(site.tracepoint, tracepoint.rate_per_second, ktime_ns)))
     {
         outcomes.throttled();

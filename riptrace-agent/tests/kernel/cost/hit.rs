@@ -55,7 +55,13 @@ fn cost_of_a_hit() {
     let cases = cases(&target);
     let mut sessions = Vec::new();
     for case in &cases {
-        let options = KernelOptions { use_tables: !case.name.contains("walk"), ..KernelOptions::default() };
+        // The program that a command would load for it.
+        let options = KernelOptions {
+            use_tables: !case.name.contains("walk"),
+            conditions: case.plan.condition.is_some(),
+            calls: false,
+            ..KernelOptions::default()
+        };
         let Some(session) = session(&options, &target, &case.tracepoint) else { return };
         sessions.push(session);
     }
