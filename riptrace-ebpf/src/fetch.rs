@@ -26,6 +26,24 @@ pub(crate) unsafe fn into_record(scratch: *mut Scratch, offset: u64, bytes: u64,
     }
 }
 
+/// As `into_record`, for code that has no branch on what came of it.
+///
+/// # Safety
+/// The buffer was acquired.
+#[inline(always)]
+pub(crate) unsafe fn try_into_record(
+    scratch: *mut Scratch,
+    offset: u64,
+    bytes: u64,
+    address: u64,
+) -> raw::Read {
+    // SAFETY: as for `into_record`.
+    unsafe {
+        let destination = scratch::at(scratch, offset);
+        raw::read_user(destination, raw::mask::<LENGTH_MASK>(bytes) as u32, address)
+    }
+}
+
 /// Copies into `Scratch::object`.
 ///
 /// # Safety

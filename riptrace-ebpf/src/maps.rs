@@ -20,6 +20,8 @@ use riptrace_common::abi::{
     },
 };
 
+use crate::table::Known;
+
 /// `BPF_F_NO_PREALLOC`: most entries are never used.
 const NO_PREALLOC: u32 = 1;
 
@@ -56,6 +58,9 @@ pub(crate) static IMAGES: Array<Image> = Array::with_max_entries(limits::MAX_IMA
 #[map]
 pub(crate) static DYNAMIC: HashMap<DynamicKey, Dynamic> =
     HashMap::with_max_entries(limits::MAX_DYNAMIC_TYPES, NO_PREALLOC);
+/// How often types, slots and `DYNAMIC` were written: what was found before may be another one's now.
+#[map]
+pub(crate) static UPLOADS: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static PROCESSES: HashMap<ProcessKey, u8> =
     HashMap::with_max_entries(limits::MAX_PROCESSES, NO_PREALLOC);
@@ -122,8 +127,8 @@ pub(crate) struct Scratch {
     pub(crate) torn: [u32; limits::MAX_TORN_CHECKS as usize],
     /// Where the data of what the table's operations copied begins, by `TableOp::from`; 0: nothing was copied.
     pub(crate) places: [u32; PLACES],
-    /// The only slot of the types that its interface operations found, plus one; 0: none.
-    pub(crate) held_slots: [u32; PLACES],
+    /// What interfaces held.
+    pub(crate) known: [Known; KNOWN],
     pub(crate) kept: Kept,
     /// A copy of the target's `g`, of what is compared with a chunk, or of a map's key.
     pub(crate) object: [u8; OBJECT_BYTES],
@@ -198,6 +203,8 @@ pub(crate) struct Text {
 pub(crate) const VISITED: usize = 512;
 /// Chunks with something to follow. The smallest such chunk takes 32 bytes, so a record can't hold more.
 pub(crate) const QUEUE: usize = 2048;
+/// Entries of the cache of what interfaces held.
+pub(crate) const KNOWN: usize = 64;
 /// A power of two above `TABLE_OPS`.
 pub(crate) const PLACES: usize = 32;
 pub(crate) const OBJECT_BYTES: usize = 1024;
@@ -242,6 +249,8 @@ pub(crate) struct Walk {
     pub(crate) max_depth: u32,
     pub(crate) max_string: u32,
     pub(crate) max_items: u32,
+    /// The limits by `LIMIT_*`, for the table: `max_items`, `max_string`, none.
+    pub(crate) limits: [u32; 4],
     pub(crate) queue_read: u32,
     pub(crate) queue_write: u32,
     pub(crate) torn: u32,
@@ -254,6 +263,8 @@ pub(crate) struct Walk {
     /// The site's table (`Site::table_plus_one` and what follows it).
     pub(crate) table_plus_one: u32,
     pub(crate) table_ops: u32,
+    /// Operations before this one were run.
+    pub(crate) next_op: u32,
     pub(crate) first_walked_slot: u32,
     /// `SITE_*` bits of the site.
     pub(crate) site_flags: u32,

@@ -56,6 +56,32 @@ pub(crate) unsafe fn probe_read_user(destination: *mut u8, bytes: u32, address: 
     unsafe { helpers::bpf_probe_read_user(destination.cast(), bytes, address as *const c_void) == 0 }
 }
 
+/// What a read of the target gave.
+#[derive(Clone, Copy)]
+pub(crate) struct Read {
+    result: i64,
+}
+
+impl Read {
+    /// The word if the bytes were copied, 0 if they could not be read; by arithmetic, as in `where_bit`.
+    #[inline(always)]
+    pub(crate) fn or_zero(self, word: u64) -> u64 {
+        where_bit(word, !self.result.cast_unsigned())
+    }
+}
+
+/// As `probe_read_user`.
+///
+/// # Safety
+/// `destination` has room for `bytes`.
+#[inline(always)]
+pub(crate) unsafe fn read_user(destination: *mut u8, bytes: u32, address: u64) -> Read {
+    // SAFETY: the caller's; the verifier checks it again.
+    Read {
+        result: unsafe { helpers::bpf_probe_read_user(destination.cast(), bytes, address as *const c_void) },
+    }
+}
+
 /// Copies from kernel memory; on a fault the destination is zeroed. True: copied.
 ///
 /// # Safety
@@ -84,6 +110,13 @@ pub(crate) unsafe fn repeat<T>(times: u32, body: unsafe extern "C" fn(u64, *mut 
 pub(crate) unsafe fn ring_output(ring: *mut c_void, record: *const u8, bytes: u64) -> bool {
     // SAFETY: the caller's; the verifier checks it again.
     unsafe { helpers::bpf_ringbuf_output(ring, record.cast_mut().cast(), bytes, NO_WAKEUP) == 0 }
+}
+
+/// The smaller of two numbers below 2^63, without a branch.
+#[inline(always)]
+pub(crate) fn smaller(one: u64, other: u64) -> u64 {
+    let difference = one.wrapping_sub(other);
+    other.wrapping_add(where_bit(difference, difference))
 }
 
 /// `value & MASK`, opaque to the compiler, so that what the verifier is to learn is not optimised away.

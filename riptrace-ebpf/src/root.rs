@@ -3,8 +3,8 @@
 use riptrace_common::abi::{
     limits,
     program::{
-        SITE_HAS_CFA, Site, Tracepoint, WINDOW_IMAGE, WINDOW_IMAGE_ADDRESS, WINDOW_STACK,
-        WINDOW_STACK_ADDRESS, Window,
+        LIMIT_FIXED, LIMIT_ITEMS, LIMIT_STRING, SITE_HAS_CFA, Site, Tracepoint, WINDOW_IMAGE,
+        WINDOW_IMAGE_ADDRESS, WINDOW_STACK, WINDOW_STACK_ADDRESS, Window,
     },
     record::{Chunk, Header},
 };
@@ -36,32 +36,44 @@ extern "C" fn riptrace_windows(scratch: *mut Scratch) -> i64 {
     }
     // SAFETY: `windows`'s.
     unsafe {
-        let walk = &raw mut (*scratch).walk;
         for index in 0..limits::MAX_WINDOWS_PER_SITE {
-            if index >= (*walk).windows {
+            if index >= (*scratch).walk.windows {
                 break;
             }
-            let Some(window): Option<&Window> = WINDOWS.get((*walk).first_window.wrapping_add(index)) else {
+            if !fill(scratch, index) {
                 return 0;
-            };
-            let to = u64::from(ROOT_DATA) + u64::from(window.root_offset);
-            let from_stack = window.base == WINDOW_STACK || window.base == WINDOW_STACK_ADDRESS;
-            let base = if from_stack { (*walk).sp } else { (*walk).bias };
-            let address = base.wrapping_add(window.offset.cast_unsigned());
-            if window.base == WINDOW_IMAGE_ADDRESS || window.base == WINDOW_STACK_ADDRESS {
-                raw::store_word(scratch::at(scratch, to), address);
-                continue;
-            }
-            if window.bytes & 7 != 0 {
-                // What lies behind a window that ends within a word is not read.
-                raw::store_word(scratch::at(scratch, to + u64::from(window.bytes & !7)), 0);
-            }
-            if !fetch::into_record(scratch, to, window.bytes.into(), address) {
-                (*walk).window_faults |= 1 << (if index < 31 { index } else { 31 });
             }
         }
     }
     1
+}
+
+/// Fills one window. False: the plan is broken.
+#[inline(always)]
+unsafe fn fill(scratch: *mut Scratch, index: u32) -> bool {
+    // SAFETY: `windows`'s.
+    unsafe {
+        let walk = &raw mut (*scratch).walk;
+        let Some(window): Option<&Window> = WINDOWS.get((*walk).first_window.wrapping_add(index)) else {
+            return false;
+        };
+        let to = u64::from(ROOT_DATA) + u64::from(window.root_offset);
+        let from_stack = window.base == WINDOW_STACK || window.base == WINDOW_STACK_ADDRESS;
+        let base = if from_stack { (*walk).sp } else { (*walk).bias };
+        let address = base.wrapping_add(window.offset.cast_unsigned());
+        if window.base == WINDOW_IMAGE_ADDRESS || window.base == WINDOW_STACK_ADDRESS {
+            raw::store_word(scratch::at(scratch, to), address);
+            return true;
+        }
+        if window.bytes & 7 != 0 {
+            // What lies behind a window that ends within a word is not read.
+            raw::store_word(scratch::at(scratch, to + u64::from(window.bytes & !7)), 0);
+        }
+        if !fetch::into_record(scratch, to, window.bytes.into(), address) {
+            (*walk).window_faults |= 1 << (if index < 31 { index } else { 31 });
+        }
+    }
+    true
 }
 
 /// Fills the root chunk behind the register file. False: the plan is broken.
@@ -71,7 +83,13 @@ extern "C" fn riptrace_windows(scratch: *mut Scratch) -> i64 {
 #[inline(always)]
 pub(crate) unsafe fn windows(scratch: *mut Scratch) -> bool {
     // SAFETY: the caller's.
-    unsafe { (*scratch).walk.windows == 0 || riptrace_windows(scratch) != 0 }
+    unsafe {
+        match (*scratch).walk.windows {
+            0 => true,
+            1 => fill(scratch, 0),
+            _ => riptrace_windows(scratch) != 0,
+        }
+    }
 }
 
 const _: () = assert!(WINDOW_STACK == 0 && WINDOW_IMAGE == 1);
@@ -125,6 +143,10 @@ pub(crate) unsafe fn begin(
         (*walk).max_depth = tracepoint.max_depth;
         (*walk).max_string = tracepoint.max_string;
         (*walk).max_items = tracepoint.max_items;
+        let limits = &raw mut (*walk).limits;
+        (*limits)[LIMIT_ITEMS as usize] = tracepoint.max_items;
+        (*limits)[LIMIT_STRING as usize] = tracepoint.max_string;
+        (*limits)[LIMIT_FIXED as usize] = u32::MAX;
         (*walk).queue_read = 0;
         (*walk).queue_write = 0;
         (*walk).torn = 0;

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use riptrace_common::abi::{
     limits::MAX_SLOTS_PER_TYPE,
     program::{
-        ACTION_EMPTY_INTERFACE, ACTION_FOLLOW, ACTION_INTERFACE, COUNT_ONE, COUNT_WORD, NO_SLOT, OP_HELD,
-        OP_SCAN, Slot, TABLE_OPS, TYPE_HAS_HOLES, TYPE_TORN_CHECK, Table, TableOp, Type,
+        ACTION_EMPTY_INTERFACE, ACTION_FOLLOW, ACTION_INTERFACE, COUNT_ONE, COUNT_WORD, LIMIT_FIXED, NO_SLOT,
+        OP_PLAIN, OP_SCAN, Slot, TABLE_OPS, TYPE_HAS_HOLES, TYPE_TORN_CHECK, Table, TableOp, Type,
     },
 };
 
@@ -69,7 +69,13 @@ impl Tabled {
         }
         let mut table = Table::default();
         let ops = builder.ops.len().min(TABLE_OPS);
-        for (to, op) in table.ops.iter_mut().zip(builder.ops) {
+        for (to, mut op) in table.ops.iter_mut().zip(builder.ops) {
+            if op.action == ACTION_FOLLOW && op.flags == 0 {
+                op.flags = OP_PLAIN;
+            }
+            if op.limit != LIMIT_FIXED {
+                op.max_count = u32::MAX;
+            }
             *to = op;
         }
         let first_walked_slot = match (walked.is_empty(), u16::try_from(tabled.len())) {
@@ -144,27 +150,11 @@ impl Builder<'_> {
     /// Makes the operations for what an operation copies, if there is room for all of them; else it is scanned.
     fn expand(&mut self, index: usize) {
         let Some(op) = self.ops.get(index).copied() else { return };
-        let room = TABLE_OPS - self.ops.len();
-        let flags = if op.action != ACTION_FOLLOW {
-            if room == 0 {
-                OP_SCAN
-            } else {
-                self.ops.push(TableOp {
-                    from: index as u8 + 1,
-                    action: ACTION_FOLLOW,
-                    depth: op.depth,
-                    flags: OP_HELD,
-                    ..TableOp::default()
-                });
-                0
-            }
-        } else if op.flags & OP_SCAN != 0 && self.expand_all(index, &op) {
-            op.flags & !OP_SCAN
-        } else {
-            op.flags
-        };
-        if let Some(op) = self.ops.get_mut(index) {
-            op.flags = flags;
+        if op.flags & OP_SCAN != 0
+            && self.expand_all(index, &op)
+            && let Some(op) = self.ops.get_mut(index)
+        {
+            op.flags &= !OP_SCAN;
         }
     }
 

@@ -167,6 +167,8 @@ pub struct Kernel {
     contexts: Array<MapData, ContextPlan>,
     images: Array<MapData, Image>,
     dynamic: BpfHashMap<MapData, DynamicKey, Dynamic>,
+    upload_counter: Array<MapData, u64>,
+    uploads: u64,
     allowed_keys: BpfHashMap<MapData, u64, u32>,
     processes: BpfHashMap<MapData, ProcessKey, u8>,
     registry: Registry,
@@ -220,6 +222,8 @@ impl Kernel {
             tables: array(&mut ebpf, "TABLES")?,
             contexts: array(&mut ebpf, "CONTEXTS")?,
             images: array(&mut ebpf, "IMAGES")?,
+            upload_counter: array(&mut ebpf, "UPLOADS")?,
+            uploads: 0,
             dynamic: take(&mut ebpf, "DYNAMIC")?.try_into().map_err(|error| bad_map("DYNAMIC", &error))?,
             allowed_keys: take(&mut ebpf, "ALLOWED_KEYS")?
                 .try_into()
@@ -294,7 +298,10 @@ impl Kernel {
         let (keys, values): (Vec<_>, Vec<_>) = upload.types.iter().copied().unzip();
         map::write(&self.types, "TYPES", &keys, &values)?;
         let (keys, values): (Vec<_>, Vec<_>) = upload.dynamic.iter().copied().unzip();
-        map::write(&self.dynamic, "DYNAMIC", &keys, &values)
+        map::write(&self.dynamic, "DYNAMIC", &keys, &values)?;
+        // The kernel side forgets what it found in these maps before.
+        self.uploads += 1;
+        map::write(&self.upload_counter, "UPLOADS", &[0], &[self.uploads])
     }
 
     /// Adds keys of maps whose values are followed although they are those of a guarded map (`Slot::guard`). Longer keys

@@ -168,3 +168,29 @@ fn a_table_gives_what_the_walk_gives() {
         }
     }
 }
+
+#[test]
+fn what_an_interface_holds_is_looked_up_again_after_an_upload() {
+    let mut target = Target::start(Build::Static);
+    let Some(mut session) = Session::new(&target, &tracepoint()) else { return };
+    session.upload(&types());
+    let plan = site(&target, "main.Five", vec![interface(register::R10, register::R11, ACTION_INTERFACE)]);
+    session.arm(&target, &[plan], Scope::Process(target.pid()));
+    let key = DynamicKey {
+        link_address: target.symbol("go:itab.*errors.errorString,error"),
+        image: session.image,
+        kind: DYNAMIC_ITAB,
+    };
+    for index in [TEXT, SMALL, TEXT] {
+        let value = Dynamic { target: index, how: DYNAMIC_FOLLOW };
+        session.kernel.upload(&Upload { dynamic: vec![(key, value)], ..Upload::default() }).unwrap();
+        // Twice: looked up, and remembered. A thread may change its CPU, whose memory is another.
+        target.call("Five", 20, 1);
+        for record in session.records() {
+            let data = record.register(register::R11);
+            assert!(record.chunk(data, index).is_some(), "{:#x?}", record.heads());
+            // An error's text is followed, two plain words are not.
+            assert_eq!(record.chunks.len(), if index == TEXT { 3 } else { 2 });
+        }
+    }
+}

@@ -321,11 +321,12 @@ pub struct TableOp {
     pub target: u32,
     /// `Type::bytes` of the target.
     pub bytes: u32,
-    /// `Slot::max_count`.
+    /// `Slot::max_count`; with another limit than `LIMIT_FIXED` the largest number.
     pub max_count: u32,
     /// Where the slot is: 0: in the root chunk, n: in the chunk of operation n - 1.
     pub from: u8,
-    /// `Slot::action`: `ACTION_FOLLOW` (with `COUNT_ONE` or `COUNT_WORD`), `ACTION_INTERFACE`, `ACTION_EMPTY_INTERFACE`.
+    /// `Slot::action`: `ACTION_FOLLOW` (with `COUNT_ONE` or `COUNT_WORD`), `ACTION_INTERFACE`, `ACTION_EMPTY_INTERFACE`. If
+    /// the type that an interface holds has one simple slot, that is followed at once.
     pub action: u8,
     /// `Slot::count_rule`.
     pub count_rule: u8,
@@ -341,9 +342,8 @@ pub struct TableOp {
 
 /// What the operation copies has slots that the table does not stand for: it is scanned.
 pub const OP_SCAN: u8 = 1 << 0;
-/// The operation is the only slot of the type that the interface operation `from` found; `word` and the fields behind it
-/// are not used.
-pub const OP_HELD: u8 = 1 << 1;
+/// `ACTION_FOLLOW` without other bits: all that it copies is said by the operation itself.
+pub const OP_PLAIN: u8 = 1 << 1;
 
 /// Copy `count` elements of `target` from where the word points.
 pub const ACTION_FOLLOW: u8 = 0;

@@ -41,7 +41,11 @@ fn shapes(tabled: &Tabled) -> Vec<(u8, u16, u8)> {
 #[test]
 fn what_lies_behind_pointers_follows_them() {
     let tabled = Tabled::new(&[string(0), pointer(16, TYPE_FIRST)], &uploaded(), 1);
-    assert_eq!(shapes(&tabled), [(0, 0, 0), (0, 16, 0), (2, 0, 0)], "the next node is a level too deep");
+    assert_eq!(
+        shapes(&tabled),
+        [(0, 0, OP_PLAIN), (0, 16, OP_PLAIN), (2, 0, OP_PLAIN)],
+        "the next node is a level too deep"
+    );
     assert_eq!(tabled.first_walked_slot, NO_SLOT);
 }
 
@@ -74,8 +78,15 @@ fn what_only_the_walk_can_follow_comes_last() {
 }
 
 #[test]
-fn an_interface_is_followed_by_what_it_holds() {
+fn an_interface_is_one_operation_and_no_plain_one() {
     let interface = Slot { word: 0, count: 8, action: ACTION_INTERFACE, ..pointer(0, 0) };
     let tabled = Tabled::new(&[interface], &uploaded(), 4);
-    assert_eq!(shapes(&tabled), [(0, 0, 0), (1, 0, OP_HELD)]);
+    assert_eq!(shapes(&tabled), [(0, 0, 0)]);
+}
+
+#[test]
+fn only_a_fixed_limit_is_the_operation_s_own() {
+    let tabled = Tabled::new(&[string(0), pointer(16, TYPE_FIRST)], &uploaded(), 1);
+    let counts: Vec<u32> = tabled.table.ops[..2].iter().map(|op| op.max_count).collect();
+    assert_eq!(counts, [u32::MAX, 1]);
 }
