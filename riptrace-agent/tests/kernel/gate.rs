@@ -50,7 +50,7 @@ fn the_rate_holds_in_every_second_of_the_kernel_clock() {
 
 #[test]
 fn other_processes_are_filtered() {
-    let (mut wanted, mut other) = (Target::start(Build::Static), Target::start(Build::Static));
+    let [mut wanted, mut other] = Target::start_own();
     let Some(mut session) = Session::new(&wanted, &tracepoint()) else { return };
     session.arm(&wanted, &[site(&wanted, "main.Ints", vec![])], Scope::AllProcesses);
     wanted.call("Ints", 5, 1);

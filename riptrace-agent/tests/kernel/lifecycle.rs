@@ -25,7 +25,7 @@ fn the_verifier_is_far_from_its_bound() {
 
 #[test]
 fn single_links_give_the_same_hits() {
-    let mut target = Target::start(Build::Static);
+    let [mut target] = Target::start_own();
     let options = KernelOptions { force_single_links: true, ..KernelOptions::default() };
     let Some(mut session) = Session::with(&options, &target, &tracepoint(), &[]) else { return };
     assert!(!session.kernel.uses_multi_links());
@@ -75,7 +75,7 @@ fn a_hit_with_a_stale_generation_is_ignored() {
 
 #[test]
 fn removed_tracepoints_leave_no_trace_in_the_next_one() {
-    let mut target = Target::start(Build::Static);
+    let [mut target] = Target::start_own();
     let Some(mut session) = Session::new(&target, &tracepoint()) else { return };
     let (_, attachment) = session.arm(&target, &[site(&target, "main.Ints", vec![])], Scope::AllProcesses);
     target.call("Ints", 3, 1);

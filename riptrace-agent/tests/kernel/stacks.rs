@@ -83,7 +83,7 @@ fn a_stack_of_one_frame_is_always_sent() {
 
 #[test]
 fn each_process_has_its_own_stacks() {
-    let mut targets = [Target::start(Build::Static), Target::start(Build::Static)];
+    let mut targets: [Target; 2] = Target::start_own();
     let tgids = targets.each_ref().map(Target::pid);
     let options = KernelOptions::default();
     let Some(mut session) = Session::with(&options, &targets[0], &with_stack(), &tgids) else { return };

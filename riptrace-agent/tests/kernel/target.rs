@@ -2,10 +2,13 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, ErrorKind, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use riptrace_agent::{
@@ -42,12 +45,28 @@ struct Own {
 
 impl Target {
     pub(crate) fn start(build: Build) -> Self {
-        let path = binary(build);
-        let mut child = Command::new(&path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the target starts");
+        Self::of(binary(build))
+    }
+
+    /// Processes of a file that no other test runs: on all processes of a file that they share, their calls are hits too.
+    pub(crate) fn start_own<const N: usize>() -> [Self; N] {
+        static COPIES: OnceLock<tempfile::TempDir> = OnceLock::new();
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let copies = COPIES.get_or_init(|| tempfile::tempdir().expect("a temporary directory"));
+        let path = copies.path().join(format!("target-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        std::fs::copy(binary(Build::Static), &path).expect("a copy");
+        std::array::from_fn(|_| Self::of(path.clone()))
+    }
+
+    fn of(path: PathBuf) -> Self {
+        let mut child = loop {
+            match Command::new(&path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() {
+                Ok(child) => break child,
+                // Another test forked while the file was written, and has not become another program yet.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+                Err(error) => panic!("the target does not start: {error}"),
+            }
+        };
         let stdin = child.stdin.take().expect("piped");
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         let mut facts = HashMap::new();
