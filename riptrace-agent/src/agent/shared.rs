@@ -143,13 +143,13 @@ impl Shared {
 
     /// What the owner has counted, and holds now.
     pub(super) fn set_totals(&self, change: impl FnOnce(&mut Totals)) {
-        let revision = {
+        let is_news = {
             let mut totals = self.totals();
             let before = totals.state_revision;
             change(&mut totals);
-            (before, totals.state_revision)
+            totals.state_revision != before
         };
-        if revision.0 != revision.1 {
+        if is_news {
             self.changed.notify_one();
         }
     }

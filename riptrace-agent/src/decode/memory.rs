@@ -13,12 +13,11 @@ use riptrace_common::{
     wire::value::{Limit, Truncated, Unavailable, Value},
 };
 
-use crate::fast_map::FastMap;
-
 use super::{
     record::{ChunkData, Record},
     symbols::{Symbols, TypeIndex},
 };
+use crate::fast_map::FastMap;
 
 /// Why bytes are not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
