@@ -16,8 +16,8 @@ use riptrace_common::{
 use serde::Serialize;
 
 use super::{
-    Exit, Failure, output::Output, probe, progress::Progress, redaction::RedactionArguments,
-    target::TargetArguments,
+    Exit, Failure, options::expression, output::Output, probe, progress::Progress,
+    redaction::RedactionArguments, target::TargetArguments,
 };
 use crate::{
     plan::{
@@ -46,7 +46,7 @@ pub struct Arguments {
     target: TargetArguments,
 
     /// Only this variable or field path (repeatable), as for riptrace probe.
-    #[arg(long, value_name = "EXPR")]
+    #[arg(long, value_name = "EXPR", allow_hyphen_values = true, value_parser = expression)]
     capture: Vec<String>,
 
     /// The package variables of the location's package too.
@@ -61,7 +61,7 @@ pub struct Arguments {
     at_line_start: bool,
 
     /// A condition, as for probe: prints what the kernel side would execute, and where its operands come from.
-    #[arg(long, value_name = "EXPR")]
+    #[arg(long, value_name = "EXPR", allow_hyphen_values = true, value_parser = expression)]
     when: Option<String>,
 
     /// One JSON object a program.

@@ -156,6 +156,19 @@ mod tests {
     }
 
     #[test]
+    fn an_expression_may_begin_with_a_sign_and_takes_no_option_for_one() {
+        let parse = |options: &[&str]| {
+            let line = ["riptrace", "probe", "main.go:7", "--pid", "1"];
+            Cli::try_parse_from(line.iter().chain(options)).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(parse(&["--capture", "-k", "--when", "-k > 3", "--return"]), Ok(()));
+        for options in [&["--capture", "--return"][..], &["--when", "--globals"]] {
+            let said = parse(options).unwrap_err();
+            assert!(said.contains(&format!("an expression is missing before {}", options[1])), "{said}");
+        }
+    }
+
+    #[test]
     fn the_definition_of_the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }

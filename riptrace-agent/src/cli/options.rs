@@ -10,16 +10,18 @@ use crate::plan::CaptureLimits;
 pub struct CaptureArguments {
     /// Only this variable, part of one, or what is computed of such (repeatable): o, o.ID, o.Items[0].Price; orders.Open
     /// for a variable of the location's package; 'len(o.Items)', 'o.Total > 100', 'm["key"]', 'err.(*net.OpError).Op'.
-    #[arg(long, value_name = "EXPR")]
+    /// With --return, what names a result (r, ~r0) or duration is computed where the call ends.
+    #[arg(long, value_name = "EXPR", allow_hyphen_values = true, value_parser = expression)]
     pub capture: Vec<String>,
 
     /// Only hits for which this holds, decided in the kernel: 'o.Total > 100 && len(o.Items) == 0', 'err != nil',
     /// 'strings.HasPrefix(o.Name, "test-")', 'err.(*net.OpError)' (see docs/expressions.md).
-    #[arg(long, value_name = "EXPR")]
+    #[arg(long, value_name = "EXPR", allow_hyphen_values = true, value_parser = expression)]
     pub when: Option<String>,
 
     /// One line a hit: text with expressions in braces, 'order {o.ID} of {o.Name}: {len(o.Items)} items' ({{ and }} are
-    /// braces).
+    /// braces). With --return, one that names a result or how long the call took is the return's, 'order {o.ID} -> {~r0} in
+    /// {duration}': arguments as they were when the call began; duration_ns is a number.
     #[arg(long, value_name = "TEMPLATE")]
     pub message: Option<String>,
 
@@ -69,6 +71,14 @@ pub struct CaptureArguments {
     /// The package variables of the location's package too.
     #[arg(long)]
     pub globals: bool,
+}
+
+/// An expression may begin with a sign. With two it would be Go's `--`, which no expression has: then it is the next option.
+pub(super) fn expression(text: &str) -> Result<String, String> {
+    if text.starts_with("--") {
+        return Err(format!("an expression is missing before {text}"));
+    }
+    Ok(text.to_owned())
 }
 
 fn share(text: &str) -> Result<f64, String> {
