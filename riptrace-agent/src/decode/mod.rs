@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use riptrace_common::wire::event::Hit;
 
+pub(crate) use self::display::duration;
 pub use self::{
     record::RecordError,
     symbols::{FunctionName, Symbols, TypeIndex},

@@ -135,6 +135,11 @@ impl Checker<'_> {
 
     fn no_variable<T>(&self, name: &str, span: &Span) -> Result<T, ExprError> {
         let near = nearest(name, self.scope.variables.iter().map(|variable| &variable.name));
+        let is_result = |name: &str| name.starts_with('~');
+        if is_result(name) && !self.scope.variables.iter().any(|known| is_result(&known.name)) {
+            let said = format!("no result {name} here: results are there where calls end (--return)");
+            return self.fail(span, said);
+        }
         self.fail(span, format!("no variable {name} here{}", nearest_clause(&near)))
     }
 

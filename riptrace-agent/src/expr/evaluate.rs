@@ -1,6 +1,6 @@
 //! Computes an expression from the decoded values of its operands, as Go would.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{borrow::Cow, cmp::Ordering, ops::Range, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use riptrace_common::wire::{
@@ -22,10 +22,34 @@ pub struct Computed {
     pub text: Arc<str>,
     /// What it says.
     pub expr: Expr,
-    /// Its operands by their places in the text: indexes of planned variables.
-    pub operands: Vec<(Span, usize)>,
+    /// Its operands by their places in the text.
+    pub operands: Vec<(Span, Operand)>,
     /// What its constants are.
     pub constants: Vec<(Span, Constant)>,
+}
+
+/// Where an operand's value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// This one of the hit's planned variables.
+    Planned(usize),
+    /// This one of the values that were kept when the call began that ends here.
+    Kept(usize),
+    /// How long the call took that ends here, as a `time.Duration`.
+    Duration,
+    /// The same in nanoseconds, a number.
+    DurationNs,
+}
+
+/// What expressions are computed from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Given<'a> {
+    /// The hit's planned variables. Of a call that a panic ended there are none.
+    pub planned: &'a [&'a Value],
+    /// What was kept when the call began; `None`: its entry was not seen.
+    pub kept: Option<&'a [Value]>,
+    /// How long the call took, a `time.Duration`; `None`: its entry was not seen.
+    pub duration: Option<&'a Value>,
 }
 
 /// What a site's hits show.
@@ -37,6 +61,10 @@ pub struct Outputs {
     pub computed: Vec<Computed>,
     /// A line of text.
     pub message: Option<Vec<OutputPiece>>,
+    /// Of an entry: the planned variables that are needed again when the call ends.
+    pub kept: Range<usize>,
+    /// Of an entry: what is shown where its call ends without a return.
+    pub at_end: Option<Arc<Outputs>>,
 }
 
 /// A piece of a message.
@@ -65,25 +93,27 @@ type Evaluated<T> = Result<T, Unavailable>;
 impl Computed {
     /// Computes it. What an operand lacks, the result lacks.
     #[must_use]
-    pub fn value(&self, variables: &[&Value]) -> Value {
-        match (Evaluation { computed: self, variables }).expr(&self.expr) {
-            Ok(got) => as_value(got),
-            Err(reason) => Value { unavailable: Some(reason), ..Value::default() },
-        }
+    pub fn value(&self, given: Given<'_>) -> Value {
+        let evaluation = Evaluation { computed: self, given };
+        // An operand by itself is shown as it was decoded, with its type and its text.
+        let value = match evaluation.operand(&self.expr.span) {
+            Some(found) => found.map(Cow::into_owned),
+            None => evaluation.expr(&self.expr).map(as_value),
+        };
+        value.unwrap_or_else(|reason| Value { unavailable: Some(reason), ..Value::default() })
     }
 }
 
 struct Evaluation<'a> {
     computed: &'a Computed,
-    variables: &'a [&'a Value],
+    given: Given<'a>,
 }
 
 impl Evaluation<'_> {
     fn expr(&self, expr: &Expr) -> Evaluated<Got> {
         let at = |span: &Span| *span == expr.span;
-        if let Some((_, index)) = self.computed.operands.iter().find(|(span, _)| at(span)) {
-            let value = self.variables.get(*index).ok_or(Unavailable::BadDebugInfo)?;
-            return got(value);
+        if let Some(found) = self.operand(&expr.span) {
+            return got(&*found?);
         }
         if let Some((_, constant)) = self.computed.constants.iter().find(|(span, _)| at(span)) {
             return Ok(match constant {
@@ -144,8 +174,9 @@ impl Evaluation<'_> {
             _ => "",
         };
         match (name, arguments) {
-            ("len" | "cap", [one]) => match self.operand(one) {
+            ("len" | "cap", [one]) => match self.operand(&one.span) {
                 Some(value) => {
+                    let value = &*value?;
                     let value = value.elem.as_deref().filter(|_| value.len.is_none()).unwrap_or(value);
                     let size = if name == "len" { value.len } else { value.cap.or(value.len) };
                     match (size, value.nil) {
@@ -181,10 +212,26 @@ impl Evaluation<'_> {
     }
 
     /// An operand's value as it was decoded: its length is there even where its elements are not.
-    fn operand(&self, expr: &Expr) -> Option<&Value> {
-        let (_, index) = self.computed.operands.iter().find(|(span, _)| *span == expr.span)?;
-        self.variables.get(*index).copied()
+    fn operand(&self, at: &Span) -> Option<Evaluated<Cow<'_, Value>>> {
+        let (_, operand) = self.computed.operands.iter().find(|(span, _)| span == at)?;
+        let Given { planned, kept, duration } = self.given;
+        let duration = duration.ok_or(Unavailable::EntryNotSeen);
+        Some(match *operand {
+            Operand::Planned(index) => {
+                planned.get(index).map(|value| Cow::Borrowed(*value)).ok_or(Unavailable::NotInitialized)
+            }
+            Operand::Kept(index) => {
+                kept.and_then(|kept| kept.get(index)).map(Cow::Borrowed).ok_or(Unavailable::EntryNotSeen)
+            }
+            Operand::Duration => duration.map(Cow::Borrowed),
+            Operand::DurationNs => duration.map(|duration| Cow::Owned(in_nanoseconds(duration))),
+        })
     }
+}
+
+/// A duration as a plain number.
+fn in_nanoseconds(duration: &Value) -> Value {
+    Value { value: duration.value.clone(), ..Value::of("int64".into(), Kind::Int64) }
 }
 
 fn got(value: &Value) -> Evaluated<Got> {

@@ -54,8 +54,11 @@ impl Lexer<'_> {
         let Some(first) = rest.chars().next() else { return Ok(None) };
         let after_dot =
             rest.strip_prefix('.').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-        let token = if is_letter(first) {
-            let end = rest.find(|c: char| !is_letter(c) && !c.is_numeric()).unwrap_or(rest.len());
+        // `~r0`: what the compiler calls a result without a name.
+        let named = rest.strip_prefix('~').unwrap_or(rest);
+        let token = if named.starts_with(is_letter) {
+            let sign = rest.len() - named.len();
+            let end = named.find(|c: char| !is_letter(c) && !c.is_numeric()).unwrap_or(named.len()) + sign;
             let name = Arc::from(&rest[..end]);
             self.at += end;
             Token::Name(name)

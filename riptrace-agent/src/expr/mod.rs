@@ -26,7 +26,7 @@ pub use self::{
     compile::{CompileError, Places, compile},
     constant::Constant,
     error::ExprError,
-    evaluate::{Computed, OutputPiece, Outputs},
+    evaluate::{Computed, Given, Operand, OutputPiece, Outputs},
     operands::{constants, names_in, operands},
     parser::{MAX_TEXT_BYTES, parse},
     template::{Template, TemplatePiece, parse_template},

@@ -234,3 +234,35 @@ fn messages_are_text_and_expressions() {
         assert_eq!(error.span.start, place, "{text}: {error}");
     }
 }
+
+#[test]
+fn a_call_s_end_is_told_from_what_its_entry_kept() {
+    use riptrace_common::wire::{number::Scalar, value::Value};
+
+    let int = |number| Value { value: Some(Scalar::Int(number)), ..Value::of("int".into(), Kind::Int) };
+    let took = Value { display: Some("1.5µs".into()), ..int(1500) };
+    let text = "n + ~r0 - duration_ns";
+    let computed = Computed {
+        text: text.into(),
+        expr: parse(text).unwrap(),
+        operands: vec![(0..1, Operand::Kept(0)), (4..7, Operand::Planned(0)), (10..21, Operand::DurationNs)],
+        constants: Vec::new(),
+    };
+    let (n, result) = (int(40), int(1502));
+    let (planned, kept) = ([&result], [n]);
+    let given = Given { planned: &planned, kept: Some(&kept), duration: Some(&took) };
+    assert_eq!(computed.value(given).value, Some(Scalar::Int(42)));
+    // A call that a panic ended has no results, and of one that began before nothing of its entry is known.
+    let panicked = Given { planned: &[], ..given };
+    assert_eq!(computed.value(panicked).unavailable, Some(Unavailable::NotInitialized));
+    for unseen in [Given { kept: None, ..given }, Given { duration: None, ..given }] {
+        assert_eq!(computed.value(unseen).unavailable, Some(Unavailable::EntryNotSeen));
+    }
+    let whole = Computed {
+        text: "duration".into(),
+        expr: parse("duration").unwrap(),
+        operands: vec![(0..8, Operand::Duration)],
+        constants: Vec::new(),
+    };
+    assert_eq!(whole.value(given), took, "an operand by itself keeps its text");
+}

@@ -171,11 +171,14 @@ impl PathExpression {
 }
 
 fn identifier(text: &str) -> Option<(&str, &str)> {
+    // `~r0`: what the compiler calls a result without a name.
+    let sign = usize::from(text.starts_with('~'));
     let end = text
         .char_indices()
-        .find(|&(at, c)| !(c == '_' || c.is_alphabetic() || (at > 0 && c.is_numeric())))
+        .skip(sign)
+        .find(|&(at, c)| !(c == '_' || c.is_alphabetic() || (at > sign && c.is_numeric())))
         .map_or(text.len(), |(at, _)| at);
-    (end > 0).then(|| text.split_at(end))
+    (end > sign).then(|| text.split_at(end))
 }
 
 /// A part of a variable: what lies between the variable and it.
@@ -215,14 +218,39 @@ pub(crate) fn walk(
     };
     is_redacted(ty)?;
     for step in &expression.steps {
-        match step {
-            PathStep::Dereference => dereference(types, expression, &mut at)?,
-            PathStep::Field(name) => select(types, expression, &mut at, name)?,
-            PathStep::Index(index) => take_element(types, expression, &mut at, *index)?,
-        }
+        take(types, expression, &mut at, step)?;
         is_redacted(at.ty)?;
     }
     Ok(at)
+}
+
+/// Whether an expression takes an element of a map or a string, which no pointers and offsets lead to.
+pub(crate) fn looks_up(types: &dyn TypeSource, expression: &PathExpression, ty: TypeId) -> bool {
+    let mut at = Walk { hops: Vec::new(), offset: 0, ty };
+    for step in &expression.steps {
+        let is_index = matches!(step, PathStep::Index(_));
+        if is_index && matches!(types.get(at.ty).shape, Shape::Map(_) | Shape::String) {
+            return true;
+        }
+        // What is wrong with it is said when it is walked.
+        if take(types, expression, &mut at, step).is_err() {
+            return false;
+        }
+    }
+    false
+}
+
+fn take(
+    types: &dyn TypeSource,
+    expression: &PathExpression,
+    at: &mut Walk,
+    step: &PathStep,
+) -> Result<(), PathError> {
+    match step {
+        PathStep::Dereference => dereference(types, expression, at),
+        PathStep::Field(name) => select(types, expression, at, name),
+        PathStep::Index(index) => take_element(types, expression, at, *index),
+    }
 }
 
 fn dereference(types: &dyn TypeSource, expression: &PathExpression, at: &mut Walk) -> Result<(), PathError> {

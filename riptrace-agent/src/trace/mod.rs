@@ -11,6 +11,7 @@ pub mod edges;
 pub mod host;
 mod image;
 pub mod inspect;
+mod kept;
 mod kernel_facts;
 mod limits;
 mod order;
@@ -44,6 +45,7 @@ use riptrace_common::{
 use self::{
     budget::{Budget, Level},
     edges::Edges,
+    kept::KeptOfCalls,
     order::{Reorder, Taken},
     processes::Processes,
     stacks::{Found, Stacks},
@@ -141,6 +143,7 @@ pub struct Tracer {
     waiting: Reorder,
     stacks: Stacks,
     edges: Edges,
+    kept_of_calls: KeptOfCalls,
     /// When the latest hit began that was taken from the ring.
     newest_ns: u64,
     /// Every hit that began before this was handed over.
@@ -183,6 +186,7 @@ impl Tracer {
             waiting: Reorder::default(),
             stacks,
             edges: Edges::default(),
+            kept_of_calls: KeptOfCalls::default(),
             newest_ns: 0,
             complete_until_ns: 0,
             batch: Vec::new(),
@@ -489,7 +493,7 @@ impl Tracer {
                 return Some(Event::Error(ErrorEvent { tracepoint: None, message: error.to_string() }));
             }
         };
-        let Self { sites, armed, images, registry, processes, host, edges, .. } = self;
+        let Self { sites, armed, images, registry, processes, host, edges, kept_of_calls, .. } = self;
         let tracepoint = armed.get_mut(&header.tracepoint)?;
         let site = sites.get(&header.site).filter(|site| site.generation == header.generation);
         let known = images.get(tracepoint.image.0);
@@ -519,7 +523,8 @@ impl Tracer {
         match decode::decode(bytes, &context) {
             Ok(mut decoded) => {
                 if let Some(outputs) = &site.plan.outputs {
-                    outputs::apply(outputs, &mut decoded.hit);
+                    let (hit, of) = (&mut decoded.hit, header.tracepoint);
+                    outputs::apply(outputs, hit, of, bytes.len(), kept_of_calls);
                 }
                 if let Some(built_in) = tracepoint.wanted.edge
                     && !edges.apply(built_in, header.tracepoint, &mut decoded.hit, decoded.span)
@@ -579,6 +584,7 @@ impl Tracer {
         self.stop(id)?;
         self.kernel.remove_tracepoint(id.0)?;
         self.edges.forget(id.0);
+        self.kept_of_calls.forget(id.0);
         Ok(self.armed.remove(&id.0).map(|armed| Detached {
             reason: if armed.level == Level::Detached { DetachReason::Budget } else { reason },
             tracepoint: armed.id,

@@ -12,9 +12,10 @@ use riptrace_common::wire::event::{Location, Role, Trigger};
 use super::{
     Image, PlanFailure, PlannedLocation, SiteChoice, Wanted,
     armed::{ArmedAddress, armed},
-    outputs,
+    outputs::{self, Names},
     proofs::Proofs,
-    results, scope,
+    results::{self, AtEnd},
+    scope,
 };
 use crate::{
     binary::FileIdentity,
@@ -104,20 +105,30 @@ fn plan_sites(
     let mut proofs = image.debug.as_deref().map(|debug| Proofs::new(image, debug));
     let ends = calls.ends.iter().map(|end| end.site.link_address);
     let mut taken: BTreeSet<u64> = found.sites.iter().map(|site| site.link_address).chain(ends).collect();
+    // By the function's entry.
+    let mut at_ends: HashMap<u64, AtEnd> = HashMap::new();
     for site in &found.sites {
-        let of_site = plan_one(registry, image, index, wanted, site, &taken, proofs.as_mut())?;
+        let is_followed = calls.entries.contains(&site.link_address);
+        let at_end = if is_followed { results::at_end(image, wanted, site)? } else { None };
+        let place = (site, at_end.as_ref());
+        let of_site = plan_one(registry, image, index, wanted, place, &taken, proofs.as_mut())?;
         for mut plan in of_site {
             if plan.fault_address.is_none() {
                 taken.insert(plan.link_address);
             }
-            if calls.entries.contains(&site.link_address) {
+            if is_followed {
                 plan.call = CallRole::Entry;
             }
             plans.push(plan);
         }
+        if let (Some(at_end), Some(function)) = (at_end, &site.function) {
+            at_ends.insert(function.entry, at_end);
+        }
     }
     for end in &calls.ends {
-        let mut plan = results::plan_end(registry, image, index, wanted, end, proofs.as_mut())?;
+        let function = end.site.function.as_ref().filter(|_| !end.role.is_internal());
+        let at_end = function.and_then(|function| at_ends.get(&function.entry));
+        let mut plan = results::plan_end(registry, image, index, wanted, (end, at_end), proofs.as_mut())?;
         // Of a call that began before, nobody knows whether the condition held.
         plan.condition = wanted.when.as_ref().map(|_| Condition::never());
         plans.push(plan);
@@ -152,13 +163,14 @@ pub fn plan_alone(image: &Image, wanted: &Wanted) -> Result<PlannedLocation, Pla
     plan_sites(&mut TypeRegistry::new(), image, 0, wanted)
 }
 
-/// Plans a site, and behind it those that take over where an execution of it ends by a fault.
+/// Plans a site, and behind it those that take over where an execution of it ends by a fault. Of a function's entry: with
+/// what is shown when the call ends.
 fn plan_one(
     registry: &mut TypeRegistry,
     image: &Image,
     index: u32,
     wanted: &Wanted,
-    site: &Site,
+    (site, at_end): (&Site, Option<&AtEnd>),
     taken: &BTreeSet<u64>,
     proofs: Option<&mut Proofs<'_>>,
 ) -> Result<Vec<SitePlan>, PlanFailure> {
@@ -188,18 +200,29 @@ fn plan_one(
         variables.extend(globals);
     }
     let globals = || debug.globals(package);
-    // The plan of the arguments alone is for the same address.
-    let mut captures = wanted.captures.clone();
-    // A result without a name is there only when the call ends; nobody can ask for it by name.
-    captures.retain(|capture| !capture.variable.starts_with('~'));
+    let names = Names { types, package, variables: &variables };
+    let (mut captures, mut expressions) =
+        names.captures_and_expressions(&wanted.captures, &wanted.expressions)?;
+    if wanted.returns {
+        // A result without a name is there only when the call ends.
+        captures.retain(|capture| !capture.variable.starts_with('~'));
+        expressions = names.of_ends(&results::result_names(debug, site)?, expressions, false);
+    }
+    let shows_all = wanted.captures.is_empty() && wanted.expressions.is_empty();
     let mut computed = None;
-    // A plan of arguments only shows what it can of the operands.
-    if !wanted.expressions.is_empty() && !wanted.arguments_only {
-        let planned = outputs::plan(types, package, &variables, captures.len(), &wanted.expressions);
-        let (operands, outputs) =
+    // A plan of arguments only shows what it can of the operands. It is for the same address.
+    let has_expressions = !expressions.is_empty() || !wanted.expressions.is_empty() || at_end.is_some();
+    if has_expressions && !wanted.arguments_only {
+        let planned = outputs::plan(names, captures.len(), &expressions);
+        let mut planned =
             planned.map_err(|reason| PlanFailure::Expression { place: place_of(site), reason })?;
-        captures.extend(operands);
-        computed = Some(Arc::new(outputs));
+        captures.extend(planned.operands);
+        if let Some(at_end) = at_end {
+            planned.outputs.kept = captures.len()..captures.len() + at_end.kept.len();
+            planned.outputs.at_end = Some(Arc::clone(&at_end.outputs));
+            captures.extend_from_slice(&at_end.kept);
+        }
+        computed = Some(Arc::new(planned.outputs));
     }
     let captures = with_package_variables(&captures, package, globals, &mut variables)?;
     proofs.settle(function, site, &mut variables);
@@ -226,8 +249,8 @@ fn plan_one(
             armed.variables.retain(|variable| matches!(variable.role, Role::Argument | Role::Receiver));
         }
         let context = armed.context(index, types, exact, wanted.limits);
-        // A message without a variable captures none.
-        let has_none = wanted.captures.is_empty() && computed.is_some();
+        // A message without a variable captures none, and what names results alone none at the entry.
+        let has_none = wanted.captures.is_empty() && !shows_all && !wanted.arguments_only;
         let shown = if has_none { &[][..] } else { &armed.variables };
         let mut plan = plan_site(registry, &context, shown, &wanted.captures)?;
         plan.fault_address = armed.fault_address;
@@ -244,7 +267,7 @@ fn plan_one(
     armed.iter_mut().map(plan).collect()
 }
 
-fn place_of(site: &Site) -> String {
+pub(super) fn place_of(site: &Site) -> String {
     let Location { file, line, function, pc, .. } = &site.location;
     format!("{file}:{line} in {function} ({pc})")
 }

@@ -6,11 +6,13 @@ use riptrace_common::wire::{event::Role, value::Unavailable};
 
 use super::{
     Image, PlanFailure, Wanted,
-    planning::{cfa_from_table, has_redacted},
+    outputs::{self, Names},
+    planning::{cfa_from_table, has_redacted, package_of, place_of},
     proofs::Proofs,
 };
 use crate::{
     dwarf::{DebugInfo, DictIndex, DwarfError, Function, Piece, Place, VariableLocation, VisibleVariable},
+    expr::Outputs,
     golang::abi_internal::{self, Parameters},
     plan::{
         CallRole, SitePlan,
@@ -18,7 +20,7 @@ use crate::{
         dictionary::GenericName,
         path::PathExpression,
         returns::{self, Calls, End},
-        sites::{LineSource, LocationError, Resolved},
+        sites::{LineSource, LocationError, Resolved, Site},
         stripped::{RawTypes, argument_registers},
         types::TypeRegistry,
     },
@@ -58,13 +60,59 @@ fn is_assembly(function: &Function) -> bool {
     function.decl_file.as_ref().is_some_and(|file| file.ends_with(".s"))
 }
 
+/// What a function's results are called, if this is its entry.
+pub(super) fn result_names(debug: &DebugInfo, site: &Site) -> Result<Vec<Arc<str>>, DwarfError> {
+    let Some(function) = site.function.as_ref().filter(|_| site.instance.is_none()) else {
+        return Ok(Vec::new());
+    };
+    Ok(debug.signature(function)?.results.into_iter().map(|result| result.name).collect())
+}
+
+/// What is shown where the calls of a function end, if expressions tell of it.
+#[derive(Debug)]
+pub(super) struct AtEnd {
+    /// The results that are read.
+    paths: Vec<PathExpression>,
+    /// What is read at the entry for it.
+    pub(super) kept: Vec<PathExpression>,
+    /// What is made of both.
+    pub(super) outputs: Arc<Outputs>,
+}
+
+/// Plans the expressions that tell of the end of a call which begins at this site.
+pub(super) fn at_end(image: &Image, wanted: &Wanted, site: &Site) -> Result<Option<AtEnd>, PlanFailure> {
+    let (Some(types), Some(function)) = (image.types(), &site.function) else { return Ok(None) };
+    let debug: &DebugInfo = types.unredacted();
+    if wanted.arguments_only {
+        return Ok(None);
+    }
+    let variables = debug.variables_between(function, site.scope_address, site.link_address)?;
+    let mut results = results(image, debug, function, CallRole::Return)?;
+    types.redact_results(&function.name, &mut results);
+    let package = package_of(&site.location.function);
+    let all: Vec<VisibleVariable> = results.iter().chain(&variables).cloned().collect();
+    let names = Names { types, package, variables: &all };
+    let (captures, expressions) = names.captures_and_expressions(&wanted.captures, &wanted.expressions)?;
+    let expressions = names.of_ends(&[], expressions, true);
+    if expressions.is_empty() {
+        return Ok(None);
+    }
+    let mut paths: Vec<PathExpression> =
+        captures.iter().filter_map(|capture| of_result(capture, &results)).collect();
+    let names = Names { types, package, variables: &variables };
+    let planned = outputs::plan_of_end(names, &results, paths.len(), &expressions)
+        .map_err(|reason| PlanFailure::Expression { place: place_of(site), reason })?;
+    paths.extend(planned.operands);
+    Ok(Some(AtEnd { paths, kept: planned.kept, outputs: Arc::new(planned.outputs) }))
+}
+
 /// Plans what is read where a call ends.
 pub(super) fn plan_end(
     registry: &mut TypeRegistry,
     image: &Image,
     index: u32,
     wanted: &Wanted,
-    end: &End,
+    (end, at_end): (&End, Option<&AtEnd>),
     proofs: Option<&mut Proofs<'_>>,
 ) -> Result<SitePlan, PlanFailure> {
     let site = &end.site;
@@ -97,13 +145,17 @@ pub(super) fn plan_end(
             let exact = has_redacted(types, function)?;
             let context = SiteContext { types, exact, dictionary: dictionary.as_ref(), ..context };
             // What an expression names is an argument, seen at the entry, or a result.
-            let of_results: Vec<PathExpression> =
-                wanted.captures.iter().filter_map(|capture| of_result(capture, &variables)).collect();
+            let of_results: Vec<PathExpression> = match at_end {
+                Some(at_end) => at_end.paths.clone(),
+                None => wanted.captures.iter().filter_map(|capture| of_result(capture, &variables)).collect(),
+            };
+            let shows_all = wanted.captures.is_empty() && at_end.is_none();
             let shown: &[VisibleVariable] =
-                if of_results.is_empty() && !wanted.captures.is_empty() { &[] } else { &variables };
+                if of_results.is_empty() && !shows_all { &[] } else { &variables };
             let contexts = if image.context_links().is_empty() { &[][..] } else { &variables };
             let context = SiteContext { contexts, ..context };
-            plan_site(registry, &context, shown, &of_results)?
+            let plan = plan_site(registry, &context, shown, &of_results)?;
+            SitePlan { outputs: at_end.map(|at_end| Arc::clone(&at_end.outputs)), ..plan }
         }
         _ => {
             let registers = if end.role == CallRole::Return { argument_registers() } else { Vec::new() };

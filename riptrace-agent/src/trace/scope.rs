@@ -121,8 +121,13 @@ pub(super) fn condition(
 ) -> Result<Condition, String> {
     let debug: &DebugInfo = types.unredacted();
     let names = PackageNames { debug, package, rules: types.rules() };
-    let mut variables = with_package(debug, package, &expr::names_in(&when.expr), variables)
-        .map_err(|error| error.to_string())?;
+    let named = expr::names_in(&when.expr);
+    if let Some(result) = named.iter().find(|name| name.starts_with('~')) {
+        return Err(format!(
+            "{result} is a result, which is not there yet where a call is decided: when it begins"
+        ));
+    }
+    let mut variables = with_package(debug, package, &named, variables).map_err(|error| error.to_string())?;
     types.redact_variables(&mut variables);
     let scope = Scope { types, variables: &variables, names: &names };
     let typed = expr::check_condition(&when.text, &when.expr, scope).map_err(|error| error.to_string())?;

@@ -64,6 +64,9 @@ pub enum Unavailable {
     BadDebugInfo,
     /// The dynamic type is not known (yet).
     UnknownType,
+    /// At a call's end: what is known of its entry only, which was not seen. The call began before the tracepoint was
+    /// armed, or the entry's record was lost.
+    EntryNotSeen,
 }
 
 /// Which limit cut a value short.

@@ -30,6 +30,16 @@ pub(super) struct Lookups<'a> {
     pub(super) locations: &'a HashMap<u64, Value>,
 }
 
+/// A duration as a decoded `time.Duration`.
+pub(crate) fn duration(nanoseconds: u64) -> Value {
+    let nanoseconds = i64::try_from(nanoseconds).unwrap_or(i64::MAX);
+    Value {
+        value: Some(Scalar::Int(nanoseconds)),
+        display: Some(time::duration(nanoseconds)),
+        ..Value::of("time.Duration".into(), Kind::Int64)
+    }
+}
+
 /// Name of the type that [`Lookups::locations`] keeps.
 pub(super) const LOCATION_TYPE: &str = "time.Location";
 

@@ -400,10 +400,15 @@ fn found(expression: &str, world: &World) -> Option<(Result<bool, Panic>, Result
     let computed = Computed {
         text: expression.into(),
         expr,
-        operands: operands_found.into_iter().enumerate().map(|(index, (span, _))| (span, index)).collect(),
+        operands: operands_found
+            .into_iter()
+            .enumerate()
+            .map(|(index, (span, _))| (span, Operand::Planned(index)))
+            .collect(),
         constants: known,
     };
-    let value = computed.value(&values.iter().collect::<Vec<_>>());
+    let planned: Vec<&Value> = values.iter().collect();
+    let value = computed.value(Given { planned: &planned, ..Given::default() });
     let evaluated = match (value.value, value.unavailable) {
         (Some(Scalar::Bool(holds)), None) => Ok(holds),
         (None, Some(Unavailable::Fault)) => Err(Panic),

@@ -414,3 +414,27 @@ fn values_of_interfaces_in_the_root_are_looked_up() {
     assert_eq!((plan.root_slots[0].word, plan.root_slots[0].count), (register::RAX, register::RBX));
     assert_eq!(plan.root_slots[0].target, 0);
 }
+
+#[test]
+fn elements_of_maps_and_strings_are_looked_up() {
+    use crate::plan::path::looks_up;
+
+    let types = TypeTable::default();
+    let (int, string) = (types.int(), types.string());
+    let map = types.swiss_map(int, string, false);
+    let order =
+        types.structure("main.Order", &[("Name", string), ("ByID", map), ("Items", types.slice(string))]);
+    let pointer = types.pointer(order);
+    for (text, ty, expect) in [
+        ("m[9]", map, true),
+        ("m[9][0]", map, true),
+        ("s[1]", string, true),
+        ("o.Name[3]", pointer, true),
+        ("o.Items[2][0]", pointer, true),
+        ("o.Items[2]", pointer, false),
+        ("o.ByID", pointer, false),
+        ("o.Nome[3]", pointer, false),
+    ] {
+        assert_eq!(looks_up(&types, &PathExpression::parse(text).unwrap(), ty), expect, "{text}");
+    }
+}

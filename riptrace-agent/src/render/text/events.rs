@@ -139,7 +139,11 @@ fn ended(hit: &Hit, options: &TextOptions) -> String {
                     }
                 })
                 .collect();
-            let _ = write!(out, " returned ({})", results.join(", "));
+            out.push_str(" returned");
+            // A message has what was asked for.
+            if hit.message.is_none() || !results.is_empty() {
+                let _ = write!(out, " ({})", results.join(", "));
+            }
         }
     }
     if let Some(duration_ns) = hit.duration_ns {

@@ -40,6 +40,7 @@ pub fn reason(reason: Unavailable) -> &'static str {
         Unavailable::Redacted => "redacted",
         Unavailable::BadDebugInfo => "bad debug info",
         Unavailable::UnknownType => "unknown type",
+        Unavailable::EntryNotSeen => "the call's entry was not seen",
     }
 }
 
