@@ -32,7 +32,7 @@ impl Outcomes {
         COUNTERS.get_ptr_mut(tracepoint).map(Self)
     }
 
-    counters!(hits, emitted, filtered, throttled, dropped, failed, would_capture);
+    counters!(hits, emitted, filtered, throttled, dropped, failed, would_capture, passed);
 
     /// A capture took this long, and so did the `times - 1` that were not timed.
     #[inline(always)]

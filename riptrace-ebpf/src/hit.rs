@@ -5,8 +5,9 @@ use riptrace_common::abi::{
     ABI_VERSION,
     condition::{TARGET_ACCEPT, TARGET_BUSY, TARGET_REJECT},
     program::{
-        CALL_ENTRY, CALL_NONE, CALL_RETURN, NO_REDUCED_SITE, SITE_BEHIND_FAULT, SITE_ENABLED, Site,
-        TRACEPOINT_COUNT_ONLY, TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED, TRACEPOINT_REDUCED, Tracepoint,
+        CALL_ENTRY, CALL_NONE, CALL_RETURN, NO_REDUCED_SITE, SITE_AT_BRANCH, SITE_BEHIND_FAULT, SITE_ENABLED,
+        Site, TRACEPOINT_COUNT_ONLY, TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED, TRACEPOINT_REDUCED, Tracepoint,
+        condition_holds,
     },
     record::{FLAG_CALL_SEEN, FLAG_GOROUTINE, FLAG_SYSTEM_STACK},
 };
@@ -54,6 +55,10 @@ pub(crate) fn run<const CONDITIONS: bool, const CALLS: bool>(context: *mut pt_re
     }
     let call = if CALLS { site.call } else { CALL_NONE };
     let Some(outcomes) = Outcomes::of(site.tracepoint) else { return };
+    if site.flags & SITE_AT_BRANCH != 0 && !condition_holds(site.branch_condition, regs::flags(context)) {
+        outcomes.passed();
+        return;
+    }
     // The calls that it ends are counted, the place itself has no hits.
     let unwinds = CALLS && calls::unwinds(call);
     if !unwinds {

@@ -31,6 +31,13 @@ pub(crate) fn read(context: *const pt_regs) -> Registers {
     }
 }
 
+/// The processor's flags in front of the probed instruction.
+#[inline(always)]
+pub(crate) fn flags(context: *const pt_regs) -> u64 {
+    // SAFETY: as for `read`.
+    unsafe { context.cast::<u64>().add(register::FLAGS as usize / 8).read_volatile() }
+}
+
 /// Writes the register file; what is to be cleared of it (`Site::cleared_registers`) as zeros.
 ///
 /// # Safety

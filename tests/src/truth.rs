@@ -113,8 +113,10 @@ pub fn options(rate: &'static str) -> Vec<&'static str> {
     // Fixtures have fields of all names.
     let mut options = vec!["--rate", rate, "--budget", "0", "--no-redact-defaults"];
     // What is readable at the lines' first instructions, for comparison.
-    if std::env::var_os("RIPTRACE_SITES").is_some_and(|sites| sites == "first") {
-        options.push("--at-line-start");
+    match std::env::var("RIPTRACE_SITES").as_deref() {
+        Ok("first") => options.push("--at-line-start"),
+        Ok("branches") => options.push("--at-branches"),
+        _ => {}
     }
     options
 }

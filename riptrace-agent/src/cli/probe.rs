@@ -138,7 +138,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             globals: arguments.options.globals,
             returns: arguments.options.returns,
             limits: arguments.options.limits(),
-            sites: SiteChoice::of_flag(arguments.options.at_line_start),
+            sites: SiteChoice::of_flags(arguments.options.at_line_start, arguments.options.at_branches),
             ..Wanted::at(location)
         })
         .collect();

@@ -447,6 +447,7 @@ impl Bench {
             call: CallRole::None,
             needs_entry: false,
             fault_address: None,
+            branch: None,
             cfa_from_sp: None,
             windows: vec![Window { offset: 0, base: WINDOW_STACK, root_offset: ROOT, bytes, reserved: 0 }],
             root_bytes: u32::try_from(root_bytes).unwrap(),

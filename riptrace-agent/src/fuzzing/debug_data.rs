@@ -156,6 +156,7 @@ fn ask_function(debug: &DebugInfo, registry: &mut TypeRegistry, function: &std::
                 instruction: String::new(),
                 fast: false,
                 entry_address: link_address,
+                branch: None,
                 stretch: crate::plan::fast::Stretch::default(),
                 candidates: Vec::new(),
                 choice: Default::default(),

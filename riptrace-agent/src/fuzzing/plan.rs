@@ -92,6 +92,7 @@ pub(super) fn planned(
         instruction: "nop".into(),
         fast: true,
         entry_address: 0x40_1000,
+        branch: None,
         stretch: crate::plan::fast::Stretch::default(),
         candidates: Vec::new(),
         choice: Default::default(),

@@ -132,3 +132,20 @@ impl<T: TypeSource + ?Sized> TypeSource for Arc<T> {
         T::by_runtime_type(self, link_address)
     }
 }
+/// Whether a value of the type leads to more than its own bytes.
+pub(crate) fn leads_on(types: &dyn TypeSource, ty: TypeId) -> bool {
+    /// Types that are nested deeper are taken to do.
+    const MAX_NESTED: u32 = 8;
+    fn nested(types: &dyn TypeSource, ty: TypeId, depth: u32) -> bool {
+        if depth > MAX_NESTED {
+            return true;
+        }
+        match &types.get(ty).shape {
+            Shape::Scalar | Shape::UnsafePointer => false,
+            Shape::Array { elem, .. } => nested(types, *elem, depth + 1),
+            Shape::Struct { fields } => fields.iter().any(|field| nested(types, field.ty, depth + 1)),
+            _ => true,
+        }
+    }
+    nested(types, ty, 0)
+}

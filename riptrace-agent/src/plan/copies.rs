@@ -83,6 +83,14 @@ pub enum CapturedFrom {
 }
 
 impl Spot {
+    fn place(self) -> Place {
+        match self {
+            Self::Slot(at) => Place::Frame(at),
+            Self::Register(number) if number < FIRST_VECTOR_REGISTER => Place::Register(number),
+            Self::Register(number) => Place::FloatRegister(number),
+        }
+    }
+
     fn is_slot(self) -> bool {
         matches!(self, Self::Slot(_))
     }
@@ -101,7 +109,7 @@ impl Copies {
         Self::in_graph(reader, FlowGraph::of(reader, &function.ranges, function.entry).ok()?)
     }
 
-    fn in_graph(reader: &dyn CodeReader, graph: FlowGraph) -> Option<Self> {
+    pub(crate) fn in_graph(reader: &dyn CodeReader, graph: FlowGraph) -> Option<Self> {
         if graph.len() > MAX_INSTRUCTIONS {
             return None;
         }
@@ -350,6 +358,21 @@ impl Known {
             };
             (held.value == value && u32::from(held.bytes) >= bytes).then_some(place)
         })
+    }
+
+    /// Places that hold the same low bytes as another one, and how many.
+    pub(crate) fn copies(&self) -> Vec<(Place, Place, u8)> {
+        let mut firsts: Vec<(Spot, Held)> = Vec::new();
+        let mut copies = Vec::new();
+        for (&spot, &held) in &self.held {
+            match firsts.iter().find(|(_, first)| first.value == held.value) {
+                Some(&(first, of)) => {
+                    copies.push((first.place(), spot.place(), held.bytes.min(of.bytes)));
+                }
+                None => firsts.push((spot, held)),
+            }
+        }
+        copies
     }
 
     /// Where the low bytes of a vector register (DWARF number) also are.

@@ -79,6 +79,7 @@ impl Planner<'_, '_> {
             call: CallRole::None,
             needs_entry: false,
             fault_address: None,
+            branch: site.branch,
             cfa_from_sp: self.context.cfa_from_sp,
             windows: layout.windows.clone(),
             root_bytes: layout.root_bytes,

@@ -7,21 +7,25 @@
 //! where that is at the entry; what they say further on is not taken, since a line may assign to its variables.
 
 mod nonnil;
+mod own_frame;
 mod stretch;
 mod values;
 
 use std::collections::{BTreeSet, HashMap};
 
-use iced_x86::{InstructionInfoFactory, Mnemonic};
+use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic};
 use riptrace_common::wire::value::Unavailable;
 
 pub(crate) use self::nonnil::NonNil;
-pub use self::stretch::{Barrier, Stretch};
+pub use self::stretch::{Barrier, Branch, Stretch};
 use self::{
     stretch::writes,
-    values::{Byte, Values},
+    values::{Byte, Values, processor_number},
 };
-use super::code::text_of;
+use super::{
+    code::text_of,
+    copies::{Copies, Known},
+};
 use crate::dwarf::{Piece, Place, VariableLocation, VisibleVariable};
 
 /// General registers by DWARF number.
@@ -41,10 +45,18 @@ pub struct Question<'a> {
     pub dictionary: Option<&'a VariableLocation>,
     /// Whether a variable is read at all.
     pub is_wanted: &'a dyn Fn(&VisibleVariable) -> bool,
+    /// Whether what is read of a variable goes on behind its own bytes.
+    pub leads_on: &'a dyn Fn(&VisibleVariable) -> bool,
+    /// The code was compiled under the rules of escape analysis, which the runtime's own evades.
+    pub keeps_go_rules: bool,
+    /// What the whole function's code says of places with the same values.
+    pub copies: Option<&'a Copies>,
     /// Addresses that stand for something else.
     pub taken: &'a BTreeSet<u64>,
     /// Whether faults can be caught: else nothing behind a load that may fault is chosen.
     pub catches_faults: bool,
+    /// Whether a branch is armed whose other way may be any code.
+    pub at_branches: bool,
 }
 
 /// An instruction that could be armed.
@@ -72,6 +84,8 @@ pub enum Verdict {
     Lacks(std::sync::Arc<str>),
     /// A pointer that is followed may lead to what is written between it and the entry.
     MayChange,
+    /// A branch whose other way leads elsewhere, how often nobody knows.
+    OtherWay,
     /// Nothing is known of the frame there.
     NoFrame,
     /// Another site has it.
@@ -97,6 +111,8 @@ pub struct Choice {
     pub index: usize,
     /// Index of the entry.
     pub entry: usize,
+    /// It is a branch, of which one way leads to the entry.
+    pub branch: Option<Branch>,
     /// What ends the stretch.
     pub end: Barrier,
     /// The variables with their places there.
@@ -110,6 +126,14 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// Nothing cheap was found, or less is readable, for want of a value's place.
+    #[must_use]
+    pub fn lacks_values(&self) -> bool {
+        let is_fast = self.candidates.get(self.index).is_some_and(|one| one.fast);
+        let lacks = |one: &Candidate| one.fast && matches!(one.verdict, Verdict::Lacks(_));
+        !is_fast && self.candidates.iter().any(lacks)
+    }
+
     /// Why this instruction, in words.
     #[must_use]
     pub fn reason(&self) -> String {
@@ -151,7 +175,13 @@ impl Choice {
             1 => "; a load on the way may fault, which is caught".to_owned(),
             count => format!("; {count} loads on the way may fault, which is caught"),
         };
-        format!("{distance} instruction{plural} {direction} the line's first: {}{faults}", gains.join(", "))
+        let branch = match self.branch {
+            Some(Branch { other_way_ends: true, .. }) => "; a branch, whose other way is a panic's",
+            Some(_) => "; a branch, which traps on its other way, too",
+            None => "",
+        };
+        let gains = gains.join(", ");
+        format!("{distance} instruction{plural} {direction} the line's first: {gains}{faults}{branch}")
     }
 }
 
@@ -163,13 +193,18 @@ pub fn choose(question: &Question<'_>) -> Choice {
     let changes = changes(question);
     let mut best: Option<(Rank, usize, Placed)> = None;
     let mut candidates = Vec::with_capacity(stretch.instructions.len());
+    let at_entry = Placed::at_entry(question).readable;
     let first_fault = stretch.faults.first().filter(|_| !question.catches_faults);
     let length = first_fault.map_or(usize::MAX, |&fault| fault + 1);
     for (index, instruction) in stretch.instructions.iter().enumerate().take(length) {
         let address = instruction.ip();
         let is_entry = index == stretch.entry;
         let fast = stretch.emulated.get(index).copied().unwrap_or(false);
+        let branch = stretch.branch.filter(|_| index == 0);
         let placed = match (states.get(&stretch.entry), states.get(&index)) {
+            _ if branch.is_some_and(|branch| !branch.other_way_ends && !question.at_branches) => {
+                Err(Verdict::OtherWay)
+            }
             _ if is_entry => Ok(Placed::at_entry(question)),
             _ if question.taken.contains(&address) => Err(Verdict::Taken),
             _ if !changes.contains(&index) => Err(Verdict::MayChange),
@@ -183,9 +218,12 @@ pub fn choose(question: &Question<'_>) -> Choice {
         };
         let verdict = match placed {
             Ok(placed) => {
+                // What a branch shows more is not worth its traps.
+                let readable = if branch.is_some() { placed.readable.min(at_entry) } else { placed.readable };
                 let rank = Rank {
-                    readable: placed.readable,
+                    readable,
                     fast,
+                    is_exact: branch.is_none(),
                     certainty: usize::MAX - placed.faults.len(),
                     nearness: usize::MAX - index.abs_diff(stretch.entry),
                     forward: index >= stretch.entry,
@@ -212,6 +250,7 @@ pub fn choose(question: &Question<'_>) -> Choice {
     Choice {
         index,
         entry: stretch.entry,
+        branch: stretch.branch.filter(|_| index == 0),
         end: if first_fault.is_some() { Barrier::Fault } else { stretch.barriers.1 },
         variables: placed.variables,
         dictionary: placed.dictionary,
@@ -225,6 +264,7 @@ pub fn choose(question: &Question<'_>) -> Choice {
 struct Rank {
     readable: usize,
     fast: bool,
+    is_exact: bool,
     certainty: usize,
     nearness: usize,
     forward: bool,
@@ -262,6 +302,10 @@ fn states(question: &Question<'_>) -> HashMap<usize, Values> {
     let Some(first) = first else { return states };
     let mut factory = InstructionInfoFactory::new();
     let mut values = Values::initial();
+    let known = stretch.instructions.get(first).and_then(|begin| question.copies?.before(begin.ip()));
+    for (one, other, bytes) in known.iter().flat_map(Known::copies) {
+        values.equate(one, other, bytes);
+    }
     for (index, instruction) in stretch.instructions.iter().enumerate().skip(first) {
         let Some(cfa) = cfa(index) else { break };
         values.enter(cfa);
@@ -276,6 +320,7 @@ fn states(question: &Question<'_>) -> HashMap<usize, Values> {
 fn changes(question: &Question<'_>) -> BTreeSet<usize> {
     let stretch = question.stretch;
     let mut factory = InstructionInfoFactory::new();
+    let is_seen = !question.keeps_go_rules || leads_to_frame(question);
     let mut may_be_seen = |index: usize| -> bool {
         let Some(instruction) = stretch.instructions.get(index) else { return true };
         let place = stretch.places.get(index).copied().flatten();
@@ -288,7 +333,7 @@ fn changes(question: &Question<'_>) -> BTreeSet<usize> {
             match place {
                 Some(place) if named => {
                     let bytes = i64::try_from(memory.memory_size().size()).unwrap_or(i64::MAX);
-                    bytes == 0 || stretch.pointed_at.may_reach(place.saturating_add(bytes))
+                    is_seen && (bytes == 0 || stretch.pointed_at.may_reach(place.saturating_add(bytes)))
                 }
                 Some(_) | None => named,
             }
@@ -308,6 +353,33 @@ fn changes(question: &Question<'_>) -> BTreeSet<usize> {
         allowed.insert(index);
     }
     allowed
+}
+
+/// Whether a variable that is wanted may lead to the function's own frame.
+fn leads_to_frame(question: &Question<'_>) -> bool {
+    let stretch = question.stretch;
+    let entry = stretch.instructions.get(stretch.entry).map_or(0, Instruction::ip);
+    let cfa = (question.cfa_from_sp)(entry);
+    let in_register = |number: u16| {
+        processor_number(number).is_none_or(|number| stretch.pointed_at.is_held_in_register(number))
+    };
+    let holds = |piece: &Piece| match piece.place {
+        Place::Register(number) => in_register(number),
+        Place::Frame(offset) => {
+            let at = cfa.and_then(|cfa| offset.checked_add(cfa.into()));
+            at.is_none_or(|at| stretch.pointed_at.is_held_in_frame(at, piece.bytes.into()))
+        }
+        // Package variables and constants lead nowhere near, and what can't be read is not followed.
+        Place::Address(_) | Place::Constant(_) | Place::FloatRegister(_) | Place::Missing => false,
+    };
+    question.variables.iter().filter(|variable| (question.is_wanted)(variable)).any(
+        |variable| match &variable.location {
+            VariableLocation::Pieces(pieces) => (question.leads_on)(variable) && pieces.iter().any(holds),
+            VariableLocation::Heap(pieces) => pieces.iter().any(holds),
+            VariableLocation::Closure { register, .. } => in_register(*register),
+            VariableLocation::Unavailable(_) => false,
+        },
+    )
 }
 
 /// The variables at a candidate.

@@ -64,6 +64,8 @@ pub struct SitePlan {
     /// Link-time address of an instruction that may fault before control comes to the location's armed one: this site is
     /// where the runtime goes on if it does, and takes over then. No site of its own to whoever asked for the location.
     pub fault_address: Option<u64>,
+    /// The armed instruction is a branch of which one way leads to the location.
+    pub branch: Option<fast::Branch>,
     /// CFA minus SP there.
     pub cfa_from_sp: Option<i32>,
     /// What is copied into the root chunk.

@@ -181,6 +181,7 @@ fn end(
         instruction: text_of(instruction),
         fast: bytes_of(code, instruction).is_some_and(is_emulated),
         entry_address: link_address,
+        branch: None,
         stretch: Stretch::of_one(code, graph, node),
         candidates: Vec::new(),
         choice: Arc::from(""),

@@ -23,7 +23,7 @@ pub use super::{
 use super::{
     code::{FlowGraph, Node, bytes_of, is_emulated, text_of},
     entries::{entries, function_entry},
-    fast::{Candidate, Choice, NonNil, Stretch},
+    fast::{Branch, Candidate, Choice, NonNil, Stretch},
     lines::{InstructionLines, Owner, is_wrapper, without_type_arguments},
     path::{distance, nearest},
 };
@@ -55,6 +55,8 @@ pub struct Site {
     pub fast: bool,
     /// Link-time address of the instruction where the location begins; `link_address` runs exactly when it runs.
     pub entry_address: u64,
+    /// The instruction is a branch, and the location is entered by one of its ways.
+    pub branch: Option<Branch>,
     /// What runs exactly when the entry runs.
     pub stretch: Stretch,
     /// What was chosen from, once it was.
@@ -73,6 +75,7 @@ impl Site {
             site.location.pc = Address(chosen.link_address);
             site.instruction.clone_from(&chosen.instruction);
             site.fast = chosen.fast;
+            site.branch = choice.branch;
         }
         site.candidates.clone_from(&choice.candidates);
         site.choice = choice.reason().into();
@@ -318,6 +321,7 @@ impl Search<'_> {
             instruction: text_of(instruction),
             fast: bytes_of(self.code, instruction).is_some_and(is_emulated),
             entry_address: link_address,
+            branch: None,
             stretch,
             candidates: Vec::new(),
             choice: Arc::from(""),

@@ -81,5 +81,6 @@ pub(super) fn sum(per_cpu: &PerCpuValues<Counters>) -> Counters {
         failed: sum.failed + one.failed,
         run_ns: sum.run_ns + one.run_ns,
         would_capture: sum.would_capture + one.would_capture,
+        passed: sum.passed + one.passed,
     })
 }

@@ -20,8 +20,8 @@ use riptrace_common::abi::{
     names::Name,
     program::{
         CALL_ENTRY, CALL_GOEXIT, CALL_NONE, CALL_RECOVERY, CALL_RETURN, CallState, Costs, Counters, Dynamic,
-        DynamicKey, Image, MAX_ALLOWED_KEY_BYTES, NO_REDUCED_SITE, ProcessKey, SITE_BEHIND_FAULT,
-        SITE_ENABLED, SITE_HAS_CFA, SITE_REDACTS, Site, Slot, State, TRACEPOINT_ENABLED,
+        DynamicKey, Image, MAX_ALLOWED_KEY_BYTES, NO_REDUCED_SITE, ProcessKey, SITE_AT_BRANCH,
+        SITE_BEHIND_FAULT, SITE_ENABLED, SITE_HAS_CFA, SITE_REDACTS, Site, Slot, State, TRACEPOINT_ENABLED,
         TRACEPOINT_PROCESS_SET, TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_SPAN, TYPE_UNKNOWN, Table,
         Tracepoint, Type, Window, key_hash,
     },
@@ -546,7 +546,8 @@ impl Kernel {
                 flags: SITE_ENABLED
                     | if plan.cfa_from_sp.is_some() { SITE_HAS_CFA } else { 0 }
                     | if plan.redacts { SITE_REDACTS } else { 0 }
-                    | if plan.above_fault().is_some() { SITE_BEHIND_FAULT } else { 0 },
+                    | if plan.above_fault().is_some() { SITE_BEHIND_FAULT } else { 0 }
+                    | if plan.branch.is_some() { SITE_AT_BRANCH } else { 0 },
                 generation: handle.generation,
                 first_window: entry.first_window,
                 windows: entry.windows,
@@ -562,7 +563,7 @@ impl Kernel {
                 table_ops: if table.is_some() { tabled.ops } else { 0 },
                 first_walked_slot: tabled.first_walked_slot,
                 above_fault: plan.above_fault().unwrap_or(0),
-                reserved: 0,
+                branch_condition: plan.branch.map_or(0, |branch| branch.condition),
             });
         }
         map::write(&self.tables, "TABLES", &tables.0, &tables.1)?;

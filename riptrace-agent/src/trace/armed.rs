@@ -58,7 +58,7 @@ pub(super) fn armed(
     for fault in choice.faults {
         let Some(behind) = image.behind_faults() else { continue };
         armed.push(ArmedAddress {
-            site: Site { link_address: behind, fast: false, ..site.clone() },
+            site: Site { link_address: behind, fast: false, branch: None, ..site.clone() },
             file_offset: file_offset(behind)?,
             fault_address: Some(fault.link_address),
             cfa_from_sp: cfa_from_sp(fault.link_address)

@@ -38,6 +38,8 @@ pub enum Level {
 pub struct Sample {
     /// Hits.
     pub hits: u64,
+    /// Traps that were no hits.
+    pub passed: u64,
     /// Hits that were captured, or began to be.
     pub captured: u64,
     /// Time that captures took.
@@ -51,11 +53,17 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// What all hits cost so far.
+    /// Hits and passages that were none.
+    fn traps(&self) -> u64 {
+        self.hits.saturating_add(self.passed)
+    }
+
+    /// What all traps cost so far.
     #[must_use]
     pub fn cost_ns(&self) -> u64 {
-        let rejected = self.hits.saturating_sub(self.captured).saturating_mul(GATE_NS);
-        self.hits.saturating_mul(self.trap_ns).saturating_add(self.run_ns).saturating_add(rejected)
+        let traps = self.traps();
+        let rejected = traps.saturating_sub(self.captured).saturating_mul(GATE_NS);
+        traps.saturating_mul(self.trap_ns).saturating_add(self.run_ns).saturating_add(rejected)
     }
 }
 
@@ -66,7 +74,7 @@ pub struct Decision {
     pub tracepoint: u32,
     /// From now on.
     pub level: Level,
-    /// Its hits a second, lately.
+    /// Its hits a second, lately; a branch that goes the other way counts as one.
     pub hits_per_second: f64,
     /// Mean cost of one of them.
     pub mean_cost_ns: u64,
@@ -185,7 +193,7 @@ struct Rates {
 #[expect(clippy::cast_precision_loss, reason = "rates")]
 impl Rates {
     fn between(before: &Sample, now: &Sample, elapsed_ns: f64) -> Self {
-        let hits = now.hits.saturating_sub(before.hits);
+        let hits = now.traps().saturating_sub(before.traps());
         let cost_ns = now.cost_ns().saturating_sub(before.cost_ns());
         let run_ns = now.run_ns.saturating_sub(before.run_ns);
         Self {
@@ -269,6 +277,21 @@ mod tests {
 
     fn levels(decisions: &[(u64, u32, Level)]) -> Vec<(u32, Level)> {
         decisions.iter().map(|&(_, tracepoint, level)| (tracepoint, level)).collect()
+    }
+
+    /// A branch that is armed for a line costs on its other way, too, and capturing less would not help.
+    #[test]
+    fn a_branch_that_goes_the_other_way_is_part_of_the_cost() {
+        let mut budget = Budget::new(0.05);
+        let mut decision = None;
+        for step in 0..100 {
+            let sample =
+                Sample { passed: step * 10_000, trap_ns: 600, can_reduce: true, ..Sample::default() };
+            decision = decision.or(budget.look(step * 10 * MS, BTreeMap::from([(7, sample)])));
+        }
+        let decision = decision.unwrap();
+        assert_eq!(decision.level, Level::Detached);
+        assert_eq!(decision.mean_cost_ns, 600 + GATE_NS);
     }
 
     #[test]

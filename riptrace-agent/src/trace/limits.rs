@@ -79,6 +79,7 @@ impl Tracer {
     fn sample(&self, armed: &Armed, counters: &Counters) -> Sample {
         Sample {
             hits: counters.hits,
+            passed: counters.passed,
             captured: captured(counters),
             run_ns: counters.run_ns,
             trap_ns: self.trap_ns(armed),

@@ -21,11 +21,12 @@ use crate::{
     binary::FileIdentity,
     dwarf::{DebugInfo, DwarfError, Function, VariableLocation, VisibleVariable},
     expr,
-    golang::types::{Shape, TypeId, TypeSource},
+    golang::types::{Shape, TypeId, TypeSource, leads_on},
     plan::{
         CallRole, SitePlan,
         captures::{PlanError, plan_site},
         condition::Condition,
+        copies::Copies,
         fast::{Choice, Question, choose},
         path::{PathError, PathExpression, PathStep, nearest},
         referenced::referenced_first,
@@ -337,7 +338,7 @@ fn choose_site(
     };
     let entry_alone;
     let stretch = match wanted.sites {
-        SiteChoice::Best => &site.stretch,
+        SiteChoice::Best | SiteChoice::Branches => &site.stretch,
         SiteChoice::LineStart => {
             entry_alone = site.stretch.entry_alone();
             &entry_alone
@@ -348,17 +349,32 @@ fn choose_site(
     // The runtime's own code also runs where no fault is survived, and none comes to what is armed behind it.
     let location = &site.location;
     let is_runtime = is_runtime(location.inlined_into.as_ref().unwrap_or(&location.function));
+    let types = image.types();
+    let leads_on = |variable: &VisibleVariable| types.is_none_or(|types| leads_on(types, variable.ty));
     let catches_faults =
         !is_runtime && !stretch.faults.is_empty() && image.behind_faults().is_some_and(is_near);
-    choose(&Question {
+    let question = Question {
         stretch,
         cfa_from_sp,
         variables,
         dictionary,
         is_wanted: &is_wanted,
         taken,
+        leads_on: &leads_on,
+        keeps_go_rules: !is_runtime,
         catches_faults,
-    })
+        at_branches: wanted.sites == SiteChoice::Branches,
+        copies: None,
+    };
+    let choice = choose(&question);
+    if !choice.lacks_values() {
+        return choice;
+    }
+    // Following the whole function's code takes its time, and few sites need it.
+    match site.function.as_ref().filter(|function| function.is_go).and_then(|f| Copies::of(image, f)) {
+        Some(copies) => choose(&Question { copies: Some(&copies), ..question }),
+        None => choice,
+    }
 }
 
 /// CFA minus SP by the runtime's own table, for a binary without debug data.

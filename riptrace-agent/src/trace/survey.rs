@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Image, Wanted, planning::choice_of};
+use super::{Image, SiteChoice, Wanted, planning::choice_of};
 use crate::plan::{
-    fast::{Choice, Stretch, Verdict},
+    fast::{Choice, Verdict},
     sites::{self, LocationRequest},
 };
 
@@ -23,6 +23,8 @@ pub struct Survey {
     pub fast_at_start: usize,
     /// Entries for which an emulated instruction was chosen.
     pub fast: usize,
+    /// The same with branches that lead to the line (`--at-branches`).
+    pub fast_at_branches: usize,
     /// Wanted variables that can be read whole at the entries, at the chosen instructions, and all.
     pub readable_at_start: usize,
     /// The same at the chosen instructions.
@@ -66,6 +68,7 @@ impl Survey {
         self.lines += 1;
         let name = location.to_string();
         let wanted = Wanted::at(location);
+        let at_branches = Wanted { sites: SiteChoice::Branches, ..wanted.clone() };
         let mut taken: BTreeSet<u64> = found.sites.iter().map(|site| site.link_address).collect();
         for site in &found.sites {
             if site.function.as_ref().is_none_or(|function| !function.is_go) {
@@ -85,8 +88,12 @@ impl Survey {
             taken.insert(chosen.link_address);
             if chosen.fast {
                 self.fast += 1;
+                self.fast_at_branches += 1;
             } else {
-                let reason = reason(&site.stretch, &choice);
+                if let Ok(Some(other)) = choice_of(image, &at_branches, site, &taken) {
+                    self.fast_at_branches += usize::from(site.moved(&other).fast);
+                }
+                let reason = reason(&choice);
                 self.examples
                     .entry(reason.clone())
                     .or_insert_with(|| format!("{name} {:#x} {}", site.link_address, site.instruction));
@@ -98,7 +105,7 @@ impl Survey {
 }
 
 /// Why nothing cheaper was found.
-fn reason(stretch: &Stretch, choice: &Choice) -> String {
+fn reason(choice: &Choice) -> String {
     let fast = || choice.candidates.iter().filter(|candidate| candidate.fast);
     if fast().any(|candidate| matches!(candidate.verdict, Verdict::Allowed { .. })) {
         return "more is readable at a slow one".to_owned();
@@ -110,10 +117,12 @@ fn reason(stretch: &Stretch, choice: &Choice) -> String {
         "a variable is lost at the emulated ones".to_owned()
     } else if verdict(|verdict| matches!(verdict, Verdict::MayChange)) {
         "a store that pointers may lead to".to_owned()
+    } else if verdict(|verdict| matches!(verdict, Verdict::OtherWay)) {
+        "only a branch whose other way leads elsewhere".to_owned()
     } else if verdict(|verdict| matches!(verdict, Verdict::NoFrame)) {
         "frame not known".to_owned()
     } else {
-        format!("none before: {}", stretch.barriers.1.text())
+        format!("none before: {}", choice.end.text())
     }
 }
 
@@ -122,11 +131,13 @@ impl fmt::Display for Survey {
         let percent = |part: usize, of: usize| part as f64 * 100.0 / of.max(1) as f64;
         writeln!(
             f,
-            "{} entries of {} lines: {:.1} % emulated as they are, {:.1} % at the chosen instructions",
+            "{} entries of {} lines: {:.1} % emulated as they are, {:.1} % at the chosen instructions, \
+             {:.1} % with branches",
             self.entries,
             self.lines,
             percent(self.fast_at_start, self.entries),
-            percent(self.fast, self.entries)
+            percent(self.fast, self.entries),
+            percent(self.fast_at_branches, self.entries)
         )?;
         writeln!(
             f,

@@ -80,15 +80,21 @@ pub enum SiteChoice {
     /// The best one of those that run exactly when the line's first one runs.
     #[default]
     Best,
+    /// The same, and where nothing else is cheap, the branch that leads to the line. It traps whichever way it goes.
+    Branches,
     /// The line's first one.
     LineStart,
 }
 
 impl SiteChoice {
-    /// By the flag `--at-line-start`.
+    /// By the flags `--at-line-start` and `--at-branches`; the first rules.
     #[must_use]
-    pub const fn of_flag(at_line_start: bool) -> Self {
-        if at_line_start { Self::LineStart } else { Self::Best }
+    pub const fn of_flags(at_line_start: bool, at_branches: bool) -> Self {
+        match (at_line_start, at_branches) {
+            (true, _) => Self::LineStart,
+            (false, true) => Self::Branches,
+            (false, false) => Self::Best,
+        }
     }
 }
 

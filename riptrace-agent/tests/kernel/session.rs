@@ -163,6 +163,7 @@ pub(crate) fn site_at(target: &Target, link_address: u64, root_slots: Vec<Slot>)
         call: CallRole::None,
         needs_entry: false,
         fault_address: None,
+        branch: None,
         dictionary: None,
         contexts: None,
         condition: None,

@@ -22,7 +22,7 @@ pub mod stack;
 pub mod watch;
 
 /// Version of everything in this module. Any change to a layout or to the meaning of a field increases it.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Marks the types of this module as safe to copy to and from BPF maps.
 macro_rules! pod {

@@ -54,8 +54,8 @@ pub struct Site {
     pub first_walked_slot: u16,
     /// With `SITE_BEHIND_FAULT`: how far below this address the faulting instruction is that the site stands for.
     pub above_fault: i32,
-    /// Reserved, zero.
-    pub reserved: u32,
+    /// With `SITE_AT_BRANCH`: the condition code of x86 that must hold; see [`condition_holds`].
+    pub branch_condition: u32,
 }
 
 /// The words of the register file that values of a program can be in: all but the stack pointer, the program counter and
@@ -138,6 +138,32 @@ pub const SITE_REDACTS: u32 = 1 << 2;
 /// The address is where the runtime goes on behind a fault. It is hit only if the return address at SP, which is the
 /// faulting instruction's, is the one that `Site::above_fault` says.
 pub const SITE_BEHIND_FAULT: u32 = 1 << 3;
+/// The instruction is a conditional branch, and only one of its ways leads to the location: it is hit only if
+/// `Site::branch_condition` holds. Otherwise the tracepoint's `Counters::passed` grows.
+pub const SITE_AT_BRANCH: u32 = 1 << 4;
+
+/// Whether a condition code holds (the low four bits of a `jcc`'s opcode: Intel SDM, volume 1, appendix B; an odd one is
+/// the opposite of the even one below it), by the processor's flags.
+#[inline(always)]
+#[must_use]
+pub const fn condition_holds(condition: u32, flags: u64) -> bool {
+    let carry = flags & 1;
+    let parity = flags >> 2 & 1;
+    let zero = flags >> 6 & 1;
+    let sign = flags >> 7 & 1;
+    let overflow = flags >> 11 & 1;
+    let holds = match condition >> 1 & 7 {
+        0 => overflow,
+        1 => carry,
+        2 => zero,
+        3 => carry | zero,
+        4 => sign,
+        5 => parity,
+        6 => sign ^ overflow,
+        _ => zero | (sign ^ overflow),
+    };
+    holds != condition as u64 & 1
+}
 
 /// A register file is this many bytes at the start of every root chunk: the words of x86-64 `pt_regs` in the kernel's
 /// order, each 8 bytes.
@@ -529,6 +555,8 @@ pub struct Counters {
     pub run_ns: u64,
     /// Throttled hits that would have been captured but for `TRACEPOINT_DRY_RUN`.
     pub would_capture: u64,
+    /// Traps that were no hits: a branch was armed (`SITE_AT_BRANCH`) and went the other way.
+    pub passed: u64,
 }
 
 /// How often a capture took how long: `Counters::run_ns`, hit by hit. Map `COSTS`, per CPU, by tracepoint.
@@ -604,13 +632,40 @@ pub const NO_OFFSET: u32 = u32::MAX;
 
 super::pod! {
     Site = 72, Window = 24, Type = 16, Slot = 32, DynamicKey = 16, Dynamic = 8, Tracepoint = 48, ProcessKey = 8,
-    TableOp = 24, Table = 384, State = 32, Counters = 64, Costs = 128, Image = 48, Call = 64, CallSet = 512,
+    TableOp = 24, Table = 384, State = 32, Counters = 72, Costs = 128, Image = 48, Call = 64, CallSet = 512,
     CallState = 32,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every condition code against what it says of two numbers that were compared.
+    #[test]
+    fn conditions_hold_as_the_processor_has_them() {
+        for a in i8::MIN..=i8::MAX {
+            for b in i8::MIN..=i8::MAX {
+                let (left, right) = (a.cast_unsigned(), b.cast_unsigned());
+                let result = left.wrapping_sub(right);
+                let overflow = a.checked_sub(b).is_none();
+                let sign = result >= 0x80;
+                let parity = result.count_ones() % 2 == 0;
+                let bit = |holds: bool, at: u32| u64::from(holds) << at;
+                // Bits that are always set or mean something else must not matter.
+                let flags = 0x202
+                    | bit(left < right, 0)
+                    | bit(parity, 2)
+                    | bit(result == 0, 6)
+                    | bit(sign, 7)
+                    | bit(overflow, 11);
+                let holds = [overflow, left < right, a == b, left <= right, sign, parity, a < b, a <= b];
+                for (code, holds) in (0..).step_by(2).zip(holds) {
+                    assert_eq!(condition_holds(code, flags), holds, "{code} {a} {b}");
+                    assert_eq!(condition_holds(code + 1, flags), !holds, "{code} {a} {b}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_key_s_hash_does_not_depend_on_the_case_of_its_letters() {

@@ -41,7 +41,8 @@ pub(super) fn account(note: &Note, counters: Option<&[(String, Counters)]>) -> O
 }
 
 fn stats(counters: &Counters) -> Stats {
-    let Counters { hits, emitted, filtered, throttled, dropped, failed, run_ns, would_capture } = *counters;
+    let Counters { hits, emitted, filtered, throttled, dropped, failed, run_ns, would_capture, passed: _ } =
+        *counters;
     Stats {
         hits,
         emitted,

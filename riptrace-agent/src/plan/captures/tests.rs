@@ -40,6 +40,7 @@ fn site() -> Site {
         instruction: "nop".into(),
         fast: true,
         entry_address: 0x40_1000,
+        branch: None,
         stretch: Stretch::default(),
         candidates: Vec::new(),
         choice: "".into(),

@@ -6,13 +6,16 @@
 //! to be proved that its pointer is not nil: that it was followed before on every path, was compared with nil, or was
 //! made by the function itself. A fixed point over the function's instructions.
 
-use std::collections::HashMap;
+use std::{cell::OnceCell, collections::HashMap};
 
 use iced_x86::{
     ConditionCode, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register, UsedMemory,
 };
 
-use super::stretch::{is_own_frame, touches, writes};
+use super::{
+    own_frame::{Holders, holders},
+    stretch::{is_own_frame, touches, writes},
+};
 use crate::plan::code::{CodeReader, FlowGraph, Node};
 
 /// Below this an access is a nil check (`minZeroPage` there).
@@ -39,6 +42,8 @@ const EVERYTHING: Known = Known { registers: u16::MAX, slots: u64::MAX };
 pub(crate) struct NonNil {
     known: Vec<Known>,
     frame: Frame,
+    /// Worked out where it is needed.
+    holders: OnceCell<Vec<Holders>>,
 }
 
 impl NonNil {
@@ -81,7 +86,7 @@ impl NonNil {
                 }
             }
         }
-        Self { known, frame }
+        Self { known, frame, holders: OnceCell::new() }
     }
 
     /// The places of the frame to which pointers may lead when an instruction is about to run: those whose address was
@@ -99,7 +104,12 @@ impl NonNil {
         let everything = graph.roots().iter().any(landed);
         let taken = self.frame.taken.iter().filter(|(at, _)| everything || before[*at]);
         let taken = taken.map(|(_, place)| *place);
-        PointedAt { places: taken.collect(), own_bytes: self.frame.own_bytes }
+        let places: Vec<i64> = taken.collect();
+        let holders = (!places.is_empty()).then(|| {
+            let holders = self.holders.get_or_init(|| holders(graph, &self.frame));
+            holders.get(node).map(|&holders| (holders, self.frame.clone()))
+        });
+        PointedAt { places, own_bytes: self.frame.own_bytes, holders: holders.flatten() }
     }
 
     /// Whether an access of the instruction may fault, as far as can be told.
@@ -136,9 +146,20 @@ pub(crate) struct PointedAt {
     /// Where they begin, as bytes from SP.
     pub(super) places: Vec<i64>,
     pub(super) own_bytes: i64,
+    holders: Option<(Holders, Frame)>,
 }
 
 impl PointedAt {
+    /// Whether a value in a register (by the processor's number) may lead there.
+    pub(super) fn is_held_in_register(&self, number: usize) -> bool {
+        self.holders.as_ref().is_none_or(|(holders, _)| holders.in_register(number))
+    }
+
+    /// The same of a value in the frame, counted from SP.
+    pub(super) fn is_held_in_frame(&self, at: i64, bytes: i64) -> bool {
+        self.holders.as_ref().is_none_or(|(holders, frame)| holders.in_frame(frame, at, bytes))
+    }
+
     /// Whether a pointer may lead to a place that ends there.
     pub(super) fn may_reach(&self, end: i64) -> bool {
         self.places.iter().any(|&place| Frame::may_reach(self.own_bytes, place, end))
@@ -146,12 +167,12 @@ impl PointedAt {
 }
 
 /// How a function uses its frame. Go addresses it by SP only, and SP is the same in all of a function's body.
-#[derive(Clone, Debug, Default)]
-struct Frame {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Frame {
     /// Every place whose address is taken, as bytes from SP, and where.
     taken: Vec<(Node, i64)>,
     /// Bytes from SP to the end of the function's own part; behind it are its caller's arguments to it.
-    own_bytes: i64,
+    pub(super) own_bytes: i64,
 }
 
 impl Frame {
@@ -172,10 +193,15 @@ impl Frame {
         taken < end && (taken == i64::MIN || taken >= own_bytes || end <= own_bytes)
     }
 
+    /// Whether a pointer may lead to a place that ends there.
+    pub(super) fn is_pointed_at(&self, end: i64) -> bool {
+        self.taken.iter().any(|&(_, taken)| Self::may_reach(self.own_bytes, taken, end))
+    }
+
     /// Whether no pointer leads to the word there.
     fn is_private(&self, offset: i64) -> bool {
         let end = offset.saturating_add(8);
-        !self.taken.iter().any(|&(_, taken)| Self::may_reach(self.own_bytes, taken, end))
+        !self.is_pointed_at(end)
     }
 }
 

@@ -3,6 +3,8 @@
 //! Control flow comes from `plan::code`, which loads can fault from `nonnil`. Whether the values of the line's start are
 //! still there is another question (`values`).
 
+use std::collections::BTreeSet;
+
 use iced_x86::{
     FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory,
     UsedRegister,
@@ -12,7 +14,9 @@ use super::nonnil::{NonNil, PointedAt};
 use crate::plan::code::{CodeReader, FlowGraph, Node, bytes_of, is_emulated};
 
 /// Most instructions that are looked at in each direction.
-const MAX_STRETCH: usize = 64;
+const MAX_STRETCH: usize = 256;
+/// Most instructions of a branch's other way that are looked at.
+const MAX_OTHER_WAY: usize = 1024;
 /// Most loads that may fault in one stretch: each takes a site of its own.
 const MAX_FAULTS: usize = 4;
 
@@ -55,6 +59,16 @@ impl Barrier {
     }
 }
 
+/// A conditional branch of which one way leads to the entry, and nothing else does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Branch {
+    /// The condition code (of x86) that holds when it goes there.
+    pub condition: u32,
+    /// The other way never comes back and ends by a panic or the like, so that the branch runs as often as the entry
+    /// but for those.
+    pub other_way_ends: bool,
+}
+
 /// The instructions that run exactly when the entry runs, in the order in which they run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stretch {
@@ -70,6 +84,8 @@ pub struct Stretch {
     pub(crate) entry: usize,
     /// What is in the way at the front and at the end.
     pub(crate) barriers: (Barrier, Barrier),
+    /// The first instruction is a conditional branch by one of whose ways control comes to the others.
+    pub(crate) branch: Option<Branch>,
     /// To which parts of the frame pointers may lead that exist at the entry.
     pub(crate) pointed_at: PointedAt,
 }
@@ -102,9 +118,11 @@ impl Stretch {
         let mut walk = Walk {
             graph,
             non_nil,
+            reader,
             factory: InstructionInfoFactory::new(),
             nodes: Vec::new(),
             faults: Vec::new(),
+            branch: None,
         };
         let front = walk.backward(entry);
         walk.nodes.reverse();
@@ -112,7 +130,7 @@ impl Stretch {
         walk.nodes.push(entry);
         let end = walk.forward(entry);
         let places = (0..walk.nodes.len()).map(|at| walk.place(at)).collect();
-        let Walk { nodes, faults, .. } = walk;
+        let Walk { nodes, faults, branch, .. } = walk;
         let instructions: Vec<Instruction> = nodes.iter().map(|&node| *graph.instruction(node)).collect();
         let emulated =
             instructions.iter().map(|one| bytes_of(reader, one).is_some_and(is_emulated)).collect();
@@ -123,6 +141,7 @@ impl Stretch {
             faults,
             entry: index,
             barriers: (front, end),
+            branch,
             pointed_at: non_nil.pointed_at(graph, entry),
         }
     }
@@ -130,11 +149,13 @@ impl Stretch {
 
 /// A stretch that is being walked.
 struct Walk<'a> {
+    reader: &'a dyn CodeReader,
     graph: &'a FlowGraph,
     non_nil: &'a NonNil,
     factory: InstructionInfoFactory,
     nodes: Vec<Node>,
     faults: Vec<usize>,
+    branch: Option<Branch>,
 }
 
 impl Walk<'_> {
@@ -176,6 +197,11 @@ impl Walk<'_> {
             if graph.roots().contains(&at) || previous == entry || self.nodes.contains(&previous) {
                 return Barrier::Join;
             }
+            if let Some(branch) = self.branch(previous, at) {
+                self.branch = Some(branch);
+                self.nodes.push(previous);
+                return Barrier::Branch;
+            }
             if let Some(barrier) = self.barrier(previous, None) {
                 return barrier;
             }
@@ -186,6 +212,24 @@ impl Walk<'_> {
             at = previous;
         }
         Barrier::End
+    }
+
+    /// A conditional branch that the kernel emulates, seen from one of its ways.
+    fn branch(&self, node: Node, way: Node) -> Option<Branch> {
+        let graph = self.graph;
+        let instruction = graph.instruction(node);
+        let bytes = bytes_of(self.reader, instruction).filter(|bytes| is_emulated(bytes))?;
+        let code = match (instruction.flow_control(), bytes) {
+            (FlowControl::ConditionalBranch, [0x0f, code, ..] | [code, ..]) => u32::from(code & 0xf),
+            _ => return None,
+        };
+        let taken = graph.at(instruction.near_branch_target())?;
+        let passed = graph.at(instruction.next_ip())?;
+        if taken == passed || ![taken, passed].contains(&way) {
+            return None;
+        }
+        let (condition, other) = if way == taken { (code, passed) } else { (code ^ 1, taken) };
+        Some(Branch { condition, other_way_ends: never_comes_back(graph, node, other) })
     }
 
     /// What keeps the instruction from being crossed: that what is behind it runs need not mean that it ran, or it
@@ -256,6 +300,31 @@ impl Walk<'_> {
         }
         None
     }
+}
+
+/// Whether control that goes on at `way` neither comes to `branch` again nor leaves the function: it ends in calls that
+/// don't return.
+fn never_comes_back(graph: &FlowGraph, branch: Node, way: Node) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut work = vec![way];
+    while let Some(node) = work.pop() {
+        if node == branch || seen.len() == MAX_OTHER_WAY {
+            return false;
+        }
+        if !seen.insert(node) {
+            continue;
+        }
+        let leaves = match graph.instruction(node).flow_control() {
+            FlowControl::Return | FlowControl::IndirectBranch => true,
+            FlowControl::Call | FlowControl::Interrupt | FlowControl::Exception => false,
+            _ => graph.successors(node).is_empty(),
+        };
+        if leaves {
+            return false;
+        }
+        work.extend(graph.successors(node));
+    }
+    true
 }
 
 fn is_only_way_into(graph: &FlowGraph, from: Node, to: Node) -> bool {

@@ -10,7 +10,9 @@ use crate::{
     },
 };
 
+mod branches;
 mod faults;
+mod own_frame;
 
 const START: u64 = 0x1000;
 /// CFA minus SP in the body of the test functions.
@@ -97,8 +99,12 @@ fn choose_with(
         variables,
         dictionary: None,
         is_wanted: &|_| true,
+        leads_on: &|_| true,
+        keeps_go_rules: true,
+        copies: None,
         taken,
         catches_faults: false,
+        at_branches: false,
     });
     Chosen { choice, stretch }
 }
@@ -557,9 +563,13 @@ fn what_is_not_wanted_may_be_lost() {
             cfa_from_sp: &|_| Some(8),
             variables: &variables,
             dictionary: None,
+            leads_on: &|_| true,
+            keeps_go_rules: true,
+            copies: None,
             is_wanted: &|variable| &*variable.name == name,
             taken: &BTreeSet::new(),
             catches_faults: false,
+            at_branches: false,
         });
         (choice.index, choice.reason())
     };

@@ -6,6 +6,7 @@ use std::{collections::HashMap, ops::Range};
 use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 
 use super::stretch::writes;
+use crate::dwarf::Place;
 
 /// Bytes of a register that are followed.
 const WORD: usize = 8;
@@ -55,6 +56,32 @@ impl Values {
             frame: HashMap::new(),
             made: 0,
             lowest: i64::MIN,
+        }
+    }
+
+    /// Of two places it is known that their low bytes are the same where the stretch begins.
+    pub(super) fn equate(&mut self, one: Place, other: Place, bytes: u8) {
+        let length = usize::from(bytes);
+        let held: Bytes = match one {
+            Place::Register(number) => self.general(number).unwrap_or_default().to_vec(),
+            Place::FloatRegister(number) => self.vector(number).unwrap_or_default().to_vec(),
+            Place::Frame(offset) => (0..i64::from(bytes)).map(|at| self.frame(offset + at)).collect(),
+            _ => return,
+        };
+        let held = held.get(..length.min(held.len())).unwrap_or_default();
+        let register = match other {
+            Place::Frame(offset) => return self.write_frame(offset, held),
+            Place::Register(number) => processor_number(number)
+                .and_then(|number| self.general.get_mut(number))
+                .map(<[Byte; WORD]>::as_mut_slice),
+            Place::FloatRegister(number) => number
+                .checked_sub(FIRST_VECTOR)
+                .and_then(|number| self.vector.get_mut(usize::from(number)))
+                .map(<[Byte; VECTOR]>::as_mut_slice),
+            _ => None,
+        };
+        for (old, new) in register.into_iter().flatten().zip(held) {
+            *old = *new;
         }
     }
 

@@ -14,8 +14,12 @@ fn choose_catching(
         variables,
         dictionary: None,
         is_wanted: &|_| true,
+        leads_on: &|_| true,
+        keeps_go_rules: true,
+        copies: None,
         taken: &BTreeSet::new(),
         catches_faults: true,
+        at_branches: false,
     });
     chosen
 }
