@@ -5,9 +5,9 @@ use riptrace_common::abi::{
     ABI_VERSION,
     condition::{TARGET_ACCEPT, TARGET_BUSY, TARGET_REJECT},
     program::{
-        CALL_ENTRY, CALL_NONE, CALL_RETURN, NO_REDUCED_SITE, SITE_AT_BRANCH, SITE_BEHIND_FAULT, SITE_ENABLED,
-        Site, TRACEPOINT_COUNT_ONLY, TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED, TRACEPOINT_REDUCED, Tracepoint,
-        condition_holds,
+        CALL_ENTRY, CALL_NONE, CALL_RETURN, NO_REDUCED_SITE, SITE_AFTER_MOVE, SITE_AT_BRANCH,
+        SITE_BEHIND_FAULT, SITE_ENABLED, Site, TRACEPOINT_COUNT_ONLY, TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED,
+        TRACEPOINT_MOVED, TRACEPOINT_REDUCED, Tracepoint, condition_holds,
     },
     record::{FLAG_CALL_SEEN, FLAG_GOROUTINE, FLAG_SYSTEM_STACK},
 };
@@ -48,6 +48,10 @@ pub(crate) fn run<const CONDITIONS: bool, const CALLS: bool>(context: *mut pt_re
     }
     let Some(tracepoint) = TRACEPOINTS.get(site.tracepoint) else { return };
     if tracepoint.flags & TRACEPOINT_ENABLED == 0 {
+        return;
+    }
+    // While a tracepoint moves, its former and its later sites trap. One word decides whose hits count.
+    if (site.flags & SITE_AFTER_MOVE != 0) != (tracepoint.flags & TRACEPOINT_MOVED != 0) {
         return;
     }
     if site.flags & SITE_BEHIND_FAULT != 0 && !is_behind_fault(context, site) {

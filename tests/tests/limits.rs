@@ -55,6 +55,51 @@ fn a_line_that_costs_more_than_it_may_is_disarmed() {
     assert!(fixture.end().unwrap().results["checksum"].is_string());
 }
 
+/// A branch that is hot and seldom leads to the line costs more than the line's own instruction: that is armed
+/// instead, and no hit is lost or doubled on the way.
+#[test]
+fn a_tracepoint_leaves_a_branch_that_mostly_goes_elsewhere() {
+    const SELDOM: u64 = 10_007;
+    if !requirements::bpf("moving") {
+        return;
+    }
+    for budget in ["0", "5"] {
+        let mut fixture = fixture("passages");
+        let options = ["--rate", "0", "--budget", budget];
+        let mut probe = Running::probe(fixture.pid(), &[location("passages.Seldom")], &options).unwrap();
+        probe.wait_attached(1, TIMEOUT).unwrap();
+        fixture.release().unwrap();
+        fixture.wait_done(TIMEOUT).unwrap();
+        let finished = probe.interrupt(TIMEOUT).unwrap();
+        finished.expect(0, &[]);
+        adds_up(&finished);
+        let truth = fixture.end().unwrap().counts["passages.Seldom"];
+
+        let attached = finished.of_kind("attached").next().unwrap();
+        assert!(attached["sites"][0]["fast"].as_bool().unwrap(), "{attached}");
+        let moved: Vec<_> = finished.of_kind("moved").collect();
+        let [moved] = moved[..] else { panic!("moved {} times, budget {budget}", moved.len()) };
+        assert_eq!(moved["tracepoint"], attached["tracepoint"]);
+        assert!(moved["passed_per_second"].as_f64() > moved["hits_per_second"].as_f64(), "{moved}");
+        assert!(!moved["sites"][0]["fast"].as_bool().unwrap(), "{moved}");
+        assert_eq!(finished.of_kind("budget").count(), 0, "budget {budget}");
+
+        let stats = finished.of_kind("stats").next().unwrap();
+        assert_eq!(stats["hits"], truth, "{stats}");
+        assert!(stats["passed"].as_u64().unwrap() > 0, "{stats}");
+        let value = |hit: &serde_json::Value| {
+            let variables = hit["variables"].as_array().unwrap();
+            let i = variables.iter().find(|variable| variable["name"] == "i").unwrap();
+            i["value"]["value"].as_u64().or_else(|| i["value"]["value"].as_str()?.parse().ok())
+        };
+        let values: Vec<Option<u64>> = finished.of_kind("hit").map(value).collect();
+        let expected: Vec<Option<u64>> = (0..truth).map(|index| Some(index * SELDOM)).collect();
+        assert_eq!(values, expected);
+        let last = finished.of_kind("hit").last().unwrap();
+        assert_eq!(last["location"]["pc"], moved["sites"][0]["location"]["pc"]);
+    }
+}
+
 #[test]
 fn a_dry_run_prices_the_hits_and_captures_nothing() {
     if !requirements::bpf("a dry run") {

@@ -78,7 +78,6 @@ pub fn wanted(location: &str, options: &TraceOptions) -> Result<Wanted, Error> {
         dry_run: _,
         globals,
         at_line_start,
-        at_branches,
     } = options;
     let bad = |text: String| Error::new(ErrorCode::BadRequest, text);
     for (name, value, least, most) in [
@@ -122,7 +121,7 @@ pub fn wanted(location: &str, options: &TraceOptions) -> Result<Wanted, Error> {
             max_items: *max_items,
             max_bytes: *max_bytes,
         },
-        sites: SiteChoice::of_flags(*at_line_start, *at_branches),
+        sites: SiteChoice::of_flag(*at_line_start),
         ..Wanted::at(location)
     })
 }

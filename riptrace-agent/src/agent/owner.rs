@@ -243,7 +243,7 @@ impl Owner {
 
     fn keep_within_budget(&mut self) {
         let Some(loaded) = &mut self.loaded else { return };
-        for event in loaded.tracer.enforce_budget() {
+        for event in loaded.tracer.watch_cost() {
             let ended = self.output.take_other(event, &self.held, &self.places);
             if let Some(id) = ended {
                 self.end(&id, DetachReason::Budget);

@@ -59,9 +59,6 @@ pub struct Arguments {
     /// Say what arming the line's first instruction would do.
     #[arg(long)]
     at_line_start: bool,
-    /// Say what arming the branches that lead to a line would do.
-    #[arg(long, conflicts_with = "at_line_start")]
-    at_branches: bool,
 
     /// A condition, as for probe: prints what the kernel side would execute, and where its operands come from.
     #[arg(long, value_name = "EXPR", allow_hyphen_values = true, value_parser = expression)]
@@ -129,7 +126,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         when,
         globals: arguments.globals,
         returns: arguments.returns,
-        sites: SiteChoice::of_flags(arguments.at_line_start, arguments.at_branches),
+        sites: SiteChoice::of_flag(arguments.at_line_start),
         ..Wanted::at(location)
     };
     let rules = arguments.redaction.rules()?;
@@ -188,7 +185,7 @@ fn explain_candidate(plan: &SitePlan, candidate: &Candidate) -> CandidateExplana
         Verdict::Allowed { readable } => format!("{speed}, {readable} of {} readable", plan.variables.len()),
         Verdict::Lacks(name) => format!("{speed}, the line's value of {name} is not there"),
         Verdict::MayChange => format!("{speed}, behind a store that a pointer may lead to"),
-        Verdict::OtherWay => format!("{speed}, its other way leads elsewhere (--at-branches takes it)"),
+        Verdict::OtherWay => format!("{speed}, its other way leads elsewhere"),
         Verdict::NoFrame => "its frame is not known".to_owned(),
         Verdict::Taken => "another site begins there".to_owned(),
     };

@@ -68,11 +68,6 @@ pub struct CaptureArguments {
     #[arg(long)]
     pub at_line_start: bool,
 
-    /// Where nothing cheaper shows the same, arm the branch that leads to the line. A hit then costs one trap instead of two,
-    /// but the branch also traps when it goes elsewhere: for lines that are about as hot as the code around them.
-    #[arg(long, conflicts_with = "at_line_start")]
-    pub at_branches: bool,
-
     /// The package variables of the location's package too.
     #[arg(long)]
     pub globals: bool,
@@ -123,7 +118,6 @@ impl CaptureArguments {
             sample,
             dry_run,
             at_line_start,
-            at_branches,
             globals,
         } = self.clone();
         TraceOptions {
@@ -142,7 +136,6 @@ impl CaptureArguments {
             dry_run,
             globals,
             at_line_start,
-            at_branches,
         }
     }
 }

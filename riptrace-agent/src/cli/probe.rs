@@ -138,7 +138,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             globals: arguments.options.globals,
             returns: arguments.options.returns,
             limits: arguments.options.limits(),
-            sites: SiteChoice::of_flags(arguments.options.at_line_start, arguments.options.at_branches),
+            sites: SiteChoice::of_flag(arguments.options.at_line_start),
             ..Wanted::at(location)
         })
         .collect();
@@ -451,7 +451,7 @@ impl Session<'_> {
     }
 
     fn keep_within_budget(&mut self) -> Result<(), Failure> {
-        for event in self.tracer.enforce_budget() {
+        for event in self.tracer.watch_cost() {
             self.printer.print(&event)?;
         }
         Ok(())

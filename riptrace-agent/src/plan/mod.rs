@@ -99,6 +99,18 @@ impl SitePlan {
         i32::try_from(self.link_address.wrapping_sub(self.fault_address?).cast_signed()).ok()
     }
 
+    /// The kernel single-steps the instruction.
+    #[must_use]
+    pub fn is_stepped(&self) -> bool {
+        !self.is_internal() && !self.info.fast
+    }
+
+    /// It traps without a hit where its branch leads elsewhere, and nobody knows how often.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        self.branch.is_some_and(|branch| !branch.other_way_ends)
+    }
+
     /// A place in the runtime that is armed for the sake of other sites.
     #[must_use]
     pub fn is_internal(&self) -> bool {

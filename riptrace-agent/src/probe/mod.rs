@@ -20,10 +20,10 @@ use riptrace_common::abi::{
     names::Name,
     program::{
         CALL_ENTRY, CALL_GOEXIT, CALL_NONE, CALL_RECOVERY, CALL_RETURN, CallState, Costs, Counters, Dynamic,
-        DynamicKey, Image, MAX_ALLOWED_KEY_BYTES, NO_REDUCED_SITE, ProcessKey, SITE_AT_BRANCH,
-        SITE_BEHIND_FAULT, SITE_ENABLED, SITE_HAS_CFA, SITE_REDACTS, Site, Slot, State, TRACEPOINT_ENABLED,
-        TRACEPOINT_PROCESS_SET, TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_SPAN, TYPE_UNKNOWN, Table,
-        Tracepoint, Type, Window, key_hash,
+        DynamicKey, Image, MAX_ALLOWED_KEY_BYTES, NO_REDUCED_SITE, ProcessKey, SITE_AFTER_MOVE,
+        SITE_AT_BRANCH, SITE_BEHIND_FAULT, SITE_ENABLED, SITE_HAS_CFA, SITE_REDACTS, Site, Slot, State,
+        TRACEPOINT_ENABLED, TRACEPOINT_PROCESS_SET, TYPE_BYTES, TYPE_CLOSURE_WORD, TYPE_ITAB, TYPE_SPAN,
+        TYPE_UNKNOWN, Table, Tracepoint, Type, Window, key_hash,
     },
     stack,
 };
@@ -395,13 +395,33 @@ impl Kernel {
         image: u32,
         plans: &[&SitePlan],
     ) -> Result<Vec<SiteHandle>, ProbeError> {
+        self.add_sites_with(tracepoint, image, plans, 0)
+    }
+
+    /// The same for sites whose hits count once the tracepoint says so (`TRACEPOINT_MOVED`), instead of those that it has.
+    pub fn add_sites_to_move_to(
+        &mut self,
+        tracepoint: u32,
+        image: u32,
+        plans: &[&SitePlan],
+    ) -> Result<Vec<SiteHandle>, ProbeError> {
+        self.add_sites_with(tracepoint, image, plans, SITE_AFTER_MOVE)
+    }
+
+    fn add_sites_with(
+        &mut self,
+        tracepoint: u32,
+        image: u32,
+        plans: &[&SitePlan],
+        flags: u32,
+    ) -> Result<Vec<SiteHandle>, ProbeError> {
         if !self.tracepoint_entries.contains_key(&tracepoint) {
             return Err(unknown("tracepoint", tracepoint));
         }
         let mut handles = Vec::with_capacity(plans.len());
         let result = self
             .allocate_sites(tracepoint, plans, &mut handles)
-            .and_then(|()| self.write_sites(tracepoint, image, plans, &handles));
+            .and_then(|()| self.write_sites(tracepoint, image, plans, &handles, flags));
         if let Err(error) = result {
             for handle in handles {
                 self.release_site(handle);
@@ -471,6 +491,7 @@ impl Kernel {
         image: u32,
         plans: &[&SitePlan],
         handles: &[SiteHandle],
+        flags: u32,
     ) -> Result<(), ProbeError> {
         let mut windows = (Vec::new(), Vec::new());
         let mut slots = (Vec::new(), Vec::new());
@@ -543,7 +564,8 @@ impl Kernel {
                 link_address: plan.link_address,
                 tracepoint,
                 image,
-                flags: SITE_ENABLED
+                flags: flags
+                    | SITE_ENABLED
                     | if plan.cfa_from_sp.is_some() { SITE_HAS_CFA } else { 0 }
                     | if plan.redacts { SITE_REDACTS } else { 0 }
                     | if plan.above_fault().is_some() { SITE_BEHIND_FAULT } else { 0 }

@@ -15,7 +15,7 @@ const RATE_NS: u64 = 8_000_000;
 /// From a decision until no thread traps any more: one round of the reader, and the kernel's removal of the traps.
 const REACTION_NS: f64 = 50_000_000.0;
 /// What the kernel side takes to reject a hit.
-const GATE_NS: u64 = 80;
+pub(super) const GATE_NS: u64 = 80;
 /// Of what a capture of everything takes, what a capture of the arguments alone takes, as far as that is known before.
 const REDUCED_SHARE: f64 = 0.5;
 
@@ -46,10 +46,21 @@ pub struct Sample {
     pub run_ns: u64,
     /// What a trap costs at the tracepoint's sites.
     pub trap_ns: u64,
+    /// Of all this, what was at sites that it has no more.
+    pub settled: Settled,
     /// How much it captures.
     pub level: Level,
     /// Whether there is something to capture between everything and nothing.
     pub can_reduce: bool,
+}
+
+/// The traps at a tracepoint's former sites.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// How many.
+    pub traps: u64,
+    /// What they cost, what the kernel side did apart.
+    pub cost_ns: u64,
 }
 
 impl Sample {
@@ -63,7 +74,8 @@ impl Sample {
     pub fn cost_ns(&self) -> u64 {
         let traps = self.traps();
         let rejected = traps.saturating_sub(self.captured).saturating_mul(GATE_NS);
-        traps.saturating_mul(self.trap_ns).saturating_add(self.run_ns).saturating_add(rejected)
+        let trapping = traps.saturating_sub(self.settled.traps).saturating_mul(self.trap_ns);
+        trapping.saturating_add(self.settled.cost_ns).saturating_add(self.run_ns).saturating_add(rejected)
     }
 }
 
@@ -164,6 +176,11 @@ impl Budget {
             mean_cost_ns: costliest.mean_cost_ns,
             share_of_core: rate,
         })
+    }
+
+    /// Something else was done about the cost: what was before this says nothing of the rate from now on.
+    pub fn judge_from(&mut self, at_ns: u64) {
+        self.judged_from_ns = at_ns;
     }
 
     /// What the remembered looks saw.

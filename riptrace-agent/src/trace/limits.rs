@@ -60,10 +60,14 @@ impl Tracer {
         !self.armed.is_empty() && self.armed.values().all(|armed| armed.level == Level::Detached)
     }
 
-    /// Looks at what the tracepoints cost, and lets the costliest step down if it is too much. To be called every ten
-    /// milliseconds or so.
-    pub fn enforce_budget(&mut self) -> Vec<Event> {
-        let Some(mut budget) = self.budget.take() else { return Vec::new() };
+    /// Looks at what the tracepoints cost: those move whose branches cost more than they save, and if all together cost too
+    /// much, the costliest steps down. To be called every ten milliseconds or so.
+    pub fn watch_cost(&mut self) -> Vec<Event> {
+        let mut events = self.leave_branches();
+        let Some(mut budget) = self.budget.take() else { return events };
+        if !events.is_empty() {
+            budget.judge_from(host::monotonic_ns());
+        }
         let mut samples = BTreeMap::new();
         for (&index, armed) in &self.armed {
             // What can't be read now is read the next time.
@@ -73,7 +77,10 @@ impl Tracer {
         let decision = budget.look(host::monotonic_ns(), samples);
         let share = budget.share();
         self.budget = Some(budget);
-        decision.map_or_else(Vec::new, |decision| self.step_down(&decision, share))
+        if let Some(decision) = decision {
+            events.extend(self.step_down(&decision, share));
+        }
+        events
     }
 
     fn sample(&self, armed: &Armed, counters: &Counters) -> Sample {
@@ -83,6 +90,7 @@ impl Tracer {
             captured: captured(counters),
             run_ns: counters.run_ns,
             trap_ns: self.trap_ns(armed),
+            settled: armed.settled,
             level: armed.level,
             // Results are no arguments: a call whose entry alone were captured would tell little.
             can_reduce: armed.wanted.captures.is_empty()
@@ -94,6 +102,11 @@ impl Tracer {
     fn trap_ns(&self, armed: &Armed) -> u64 {
         let cost = self.trap_cost.unwrap_or(TrapCost::ASSUMED);
         if armed.is_stepped { cost.stepped_ns } else { cost.emulated_ns }
+    }
+
+    /// What a trap costs at the tracepoint's sites.
+    pub(super) fn trap_ns_of(&self, index: u32) -> u64 {
+        self.armed.get(&index).map_or(0, |armed| self.trap_ns(armed))
     }
 
     fn step_down(&mut self, decision: &Decision, budget: f64) -> Vec<Event> {
@@ -168,7 +181,7 @@ impl Tracer {
     }
 
     /// Gives every site a plan of the arguments alone; whether any has some.
-    fn reduce(&mut self, index: u32) -> Result<bool, ProbeError> {
+    pub(super) fn reduce(&mut self, index: u32) -> Result<bool, ProbeError> {
         let Some(armed) = self.armed.get(&index) else { return Ok(false) };
         let Some(known) = self.images.get(armed.image.0) else { return Ok(false) };
         let mut wanted = armed.wanted.clone();
@@ -228,6 +241,7 @@ impl Tracer {
             throttled: counters.throttled,
             dropped: counters.dropped + armed.discarded,
             failed: counters.failed,
+            passed: counters.passed,
             undecodable: armed.undecodable,
             stacks_unavailable: armed.stacks_unavailable,
             open_calls: calls.map(|calls| calls.opened.saturating_sub(calls.closed + calls.given_up)),

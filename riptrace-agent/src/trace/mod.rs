@@ -14,8 +14,10 @@ pub mod inspect;
 mod kept;
 mod kernel_facts;
 mod limits;
+mod moving;
 mod order;
 mod outputs;
+mod passages;
 mod planner;
 mod planning;
 mod processes;
@@ -29,6 +31,7 @@ mod wanted;
 
 use std::{
     ops::ControlFlow,
+    path::PathBuf,
     sync::{Arc, mpsc::Sender},
     time::Instant,
 };
@@ -43,10 +46,11 @@ use riptrace_common::{
 };
 
 use self::{
-    budget::{Budget, Level},
+    budget::{Budget, Level, Settled},
     edges::Edges,
     kept::KeptOfCalls,
     order::{Reorder, Taken},
+    passages::BranchWatch,
     processes::Processes,
     stacks::{Found, Stacks},
 };
@@ -92,6 +96,9 @@ struct Armed {
     image: ImageId,
     limits: CaptureLimits,
     attachment: Option<AttachmentId>,
+    /// Any path to the binary's file.
+    attach_path: PathBuf,
+    scope: Scope,
     since: Instant,
     /// When it was stopped.
     until: Option<Instant>,
@@ -102,6 +109,10 @@ struct Armed {
     handles: Vec<SiteHandle>,
     /// Some site's instruction is single-stepped.
     is_stepped: bool,
+    /// What the traps at former sites cost.
+    settled: Settled,
+    /// Some site is a branch that may lead elsewhere.
+    branch_watch: Option<BranchWatch>,
     /// In a dry run, what a capture is estimated to take.
     dry_run_capture_ns: Option<u64>,
     /// Records that could not be decoded.
@@ -153,6 +164,16 @@ pub struct Tracer {
     budget: Option<Budget>,
     /// Gets every record as it came.
     copies: Option<Sender<Bytes>>,
+}
+
+/// Which processes trap.
+fn scope_of(processes: &ProcessScope) -> Scope {
+    match processes {
+        ProcessScope::Only(pids) if pids.len() == 1 => {
+            pids.first().map_or(Scope::AllProcesses, |pid| Scope::Process(*pid))
+        }
+        _ => Scope::AllProcesses,
+    }
 }
 
 impl Tracer {
@@ -303,6 +324,8 @@ impl Tracer {
                     .filter(|plan| !plan.is_internal())
                     .map(|plan| plan.info.clone())
                     .collect();
+                let is_stepped = request.plans.iter().any(SitePlan::is_stepped);
+                let may_pass = request.plans.iter().any(SitePlan::may_pass);
                 let has_calls = request.plans.iter().any(|plan| plan.call != CallRole::None);
                 self.armed.insert(
                     index,
@@ -311,11 +334,15 @@ impl Tracer {
                         image: request.image,
                         limits: request.limits,
                         attachment: Some(attachment),
+                        scope: scope_of(&request.processes),
+                        attach_path: request.attach_path,
                         since: Instant::now(),
                         until: None,
                         level: Level::default(),
                         handles,
-                        is_stepped: request.plans.iter().any(|plan| !plan.is_internal() && !plan.info.fast),
+                        is_stepped,
+                        settled: Settled::default(),
+                        branch_watch: may_pass.then(|| BranchWatch::new(host::monotonic_ns())),
                         dry_run_capture_ns: captures.max().filter(|_| request.dry_run),
                         wanted: request.wanted,
                         undecodable: 0,
@@ -358,17 +385,11 @@ impl Tracer {
         let handles = self.kernel.add_sites(tracepoint, image, &plans)?;
         let points: Vec<_> =
             request.plans.iter().map(|plan| plan.file_offset).zip(handles.iter().copied()).collect();
-        let scope = match &request.processes {
-            ProcessScope::Only(pids) if pids.len() == 1 => {
-                pids.first().map_or(Scope::AllProcesses, |pid| Scope::Process(*pid))
-            }
-            _ => Scope::AllProcesses,
-        };
         // Known before the first trap, so that no record comes from a site that nobody knows.
         for (handle, plan) in handles.iter().zip(&request.plans) {
             self.sites.insert(handle.index, ArmedSite { generation: handle.generation, plan: plan.clone() });
         }
-        let attachment = self.kernel.attach(&request.attach_path, &points, scope)?;
+        let attachment = self.kernel.attach(&request.attach_path, &points, scope_of(&request.processes))?;
         Ok((attachment, handles))
     }
 

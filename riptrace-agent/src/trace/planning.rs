@@ -338,7 +338,7 @@ fn choose_site(
     };
     let entry_alone;
     let stretch = match wanted.sites {
-        SiteChoice::Best | SiteChoice::Branches => &site.stretch,
+        SiteChoice::Best | SiteChoice::NoBranch => &site.stretch,
         SiteChoice::LineStart => {
             entry_alone = site.stretch.entry_alone();
             &entry_alone
@@ -363,7 +363,8 @@ fn choose_site(
         leads_on: &leads_on,
         keeps_go_rules: !is_runtime,
         catches_faults,
-        at_branches: wanted.sites == SiteChoice::Branches,
+        // A call's entry and its end are seen both or not at all.
+        at_branches: wanted.sites == SiteChoice::Best && !wanted.returns,
         copies: None,
     };
     let choice = choose(&question);

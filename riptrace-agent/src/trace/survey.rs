@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Image, SiteChoice, Wanted, planning::choice_of};
+use super::{Image, Wanted, planning::choice_of};
 use crate::plan::{
     fast::{Choice, Verdict},
     sites::{self, LocationRequest},
@@ -23,8 +23,8 @@ pub struct Survey {
     pub fast_at_start: usize,
     /// Entries for which an emulated instruction was chosen.
     pub fast: usize,
-    /// The same with branches that lead to the line (`--at-branches`).
-    pub fast_at_branches: usize,
+    /// Of these, those where it is no branch whose other way leads elsewhere.
+    pub fast_without_branches: usize,
     /// Wanted variables that can be read whole at the entries, at the chosen instructions, and all.
     pub readable_at_start: usize,
     /// The same at the chosen instructions.
@@ -68,7 +68,6 @@ impl Survey {
         self.lines += 1;
         let name = location.to_string();
         let wanted = Wanted::at(location);
-        let at_branches = Wanted { sites: SiteChoice::Branches, ..wanted.clone() };
         let mut taken: BTreeSet<u64> = found.sites.iter().map(|site| site.link_address).collect();
         for site in &found.sites {
             if site.function.as_ref().is_none_or(|function| !function.is_go) {
@@ -88,11 +87,9 @@ impl Survey {
             taken.insert(chosen.link_address);
             if chosen.fast {
                 self.fast += 1;
-                self.fast_at_branches += 1;
+                let is_exact = choice.branch.is_none_or(|branch| branch.other_way_ends);
+                self.fast_without_branches += usize::from(is_exact);
             } else {
-                if let Ok(Some(other)) = choice_of(image, &at_branches, site, &taken) {
-                    self.fast_at_branches += usize::from(site.moved(&other).fast);
-                }
                 let reason = reason(&choice);
                 self.examples
                     .entry(reason.clone())
@@ -132,12 +129,12 @@ impl fmt::Display for Survey {
         writeln!(
             f,
             "{} entries of {} lines: {:.1} % emulated as they are, {:.1} % at the chosen instructions, \
-             {:.1} % with branches",
+             {:.1} % without branches that may lead elsewhere",
             self.entries,
             self.lines,
             percent(self.fast_at_start, self.entries),
             percent(self.fast, self.entries),
-            percent(self.fast_at_branches, self.entries)
+            percent(self.fast_without_branches, self.entries)
         )?;
         writeln!(
             f,

@@ -77,24 +77,21 @@ pub fn parse_captures(texts: &[String]) -> Result<(Vec<PathExpression>, Vec<Pars
 /// Which instruction of a line is armed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SiteChoice {
-    /// The best one of those that run exactly when the line's first one runs.
+    /// The best one of those that run exactly when the line's first one runs; where none is cheap, the branch that leads
+    /// to the line. It traps whichever way it goes, so the tracepoint moves if it mostly goes elsewhere.
     #[default]
     Best,
-    /// The same, and where nothing else is cheap, the branch that leads to the line. It traps whichever way it goes.
-    Branches,
+    /// The best one of those that run exactly when the line's first one runs.
+    NoBranch,
     /// The line's first one.
     LineStart,
 }
 
 impl SiteChoice {
-    /// By the flags `--at-line-start` and `--at-branches`; the first rules.
+    /// By the flag `--at-line-start`.
     #[must_use]
-    pub const fn of_flags(at_line_start: bool, at_branches: bool) -> Self {
-        match (at_line_start, at_branches) {
-            (true, _) => Self::LineStart,
-            (false, true) => Self::Branches,
-            (false, false) => Self::Best,
-        }
+    pub const fn of_flag(at_line_start: bool) -> Self {
+        if at_line_start { Self::LineStart } else { Self::Best }
     }
 }
 

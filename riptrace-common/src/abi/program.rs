@@ -141,6 +141,8 @@ pub const SITE_BEHIND_FAULT: u32 = 1 << 3;
 /// The instruction is a conditional branch, and only one of its ways leads to the location: it is hit only if
 /// `Site::branch_condition` holds. Otherwise the tracepoint's `Counters::passed` grows.
 pub const SITE_AT_BRANCH: u32 = 1 << 4;
+/// The site is one of those that a tracepoint has instead of its first ones since it moved (`TRACEPOINT_MOVED`).
+pub const SITE_AFTER_MOVE: u32 = 1 << 5;
 
 /// Whether a condition code holds (the low four bits of a `jcc`'s opcode: Intel SDM, volume 1, appendix B; an odd one is
 /// the opposite of the even one below it), by the processor's flags.
@@ -503,6 +505,8 @@ pub const TRACEPOINT_REDUCED: u32 = 1 << 2;
 pub const TRACEPOINT_COUNT_ONLY: u32 = 1 << 3;
 /// What would be captured is counted in `Counters::would_capture` and throttled.
 pub const TRACEPOINT_DRY_RUN: u32 = 1 << 4;
+/// The hits of its later sites (`SITE_AFTER_MOVE`) count, and those of its first ones do not any more.
+pub const TRACEPOINT_MOVED: u32 = 1 << 5;
 
 /// Value of the map `REDUCED` (by site index) for a site without a reduced plan, whose hits are then throttled. Other
 /// values are the index of the site with the reduced plan (which is armed nowhere) plus one.

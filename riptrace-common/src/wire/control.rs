@@ -110,8 +110,6 @@ pub struct TraceOptions {
     pub globals: bool,
     /// The line's first instruction is armed, not the cheapest one that shows the same.
     pub at_line_start: bool,
-    /// Where nothing cheaper shows the same, the branch that leads to the line is armed: it traps whichever way it goes.
-    pub at_branches: bool,
 }
 
 impl Default for TraceOptions {
@@ -132,7 +130,6 @@ impl Default for TraceOptions {
             dry_run: false,
             globals: false,
             at_line_start: false,
-            at_branches: false,
         }
     }
 }

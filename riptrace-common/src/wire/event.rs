@@ -28,6 +28,8 @@ pub enum Event {
     Detached(Detached),
     /// A tracepoint costs more than the budget allows, and captures less from now on.
     Budget(BudgetStep),
+    /// A tracepoint's sites are others from now on.
+    Moved(Moved),
     /// Something failed; the stream goes on unless it says otherwise.
     Error(ErrorEvent),
     /// What an earlier run of the agent counted, which ended without a word.
@@ -53,6 +55,7 @@ enum EventKind {
     Stats,
     Detached,
     Budget,
+    Moved,
     Error,
     PreviousRun,
     #[serde(other)]
@@ -95,6 +98,7 @@ fn of_kind<'de, D: Deserializer<'de>>(kind: EventKind, fields: D) -> Result<Even
         EventKind::Stats => Event::Stats(Deserialize::deserialize(fields)?),
         EventKind::Detached => Event::Detached(Deserialize::deserialize(fields)?),
         EventKind::Budget => Event::Budget(Deserialize::deserialize(fields)?),
+        EventKind::Moved => Event::Moved(Deserialize::deserialize(fields)?),
         EventKind::Error => Event::Error(Deserialize::deserialize(fields)?),
         EventKind::PreviousRun => Event::PreviousRun(Deserialize::deserialize(fields)?),
         EventKind::Unknown => {
@@ -420,6 +424,9 @@ pub struct Stats {
     pub dropped: u64,
     /// The capture could not be made.
     pub failed: u64,
+    /// Traps that were no hits: the branch that leads to the line was armed, and went its other way.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub passed: u64,
     /// Emitted records that could not be decoded (each also gave an `error` line).
     pub undecodable: u64,
     /// Hits with `stack_unavailable`.
@@ -467,6 +474,7 @@ impl Stats {
         self.throttled += other.throttled;
         self.dropped += other.dropped;
         self.failed += other.failed;
+        self.passed += other.passed;
         self.undecodable += other.undecodable;
         self.stacks_unavailable += other.stacks_unavailable;
         self.open_calls = sum(self.open_calls, other.open_calls);
@@ -534,6 +542,20 @@ pub enum BudgetAction {
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+/// A tracepoint was armed at the branch that leads to its line, and the branch mostly went its other way. From now on the
+/// line's own instruction is armed. Of an execution that was between the two at that moment, both gave a hit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Moved {
+    /// The tracepoint.
+    pub tracepoint: Arc<str>,
+    /// How often a second the branch went its other way, lately.
+    pub passed_per_second: f64,
+    /// How often a second it led to the line.
+    pub hits_per_second: f64,
+    /// What is armed now.
+    pub sites: Vec<SiteInfo>,
 }
 
 /// A tracepoint is disarmed.

@@ -279,7 +279,7 @@ impl Indexer {
                     turns.push(turn(&host, &agent, tracepoint, (seq, index), true));
                 }
                 Event::PreviousRun(run) => self.previous_run(&host, run, &mut stats, &mut turns),
-                Event::Budget(_) | Event::Error(_) => is_news = true,
+                Event::Budget(_) | Event::Moved(_) | Event::Error(_) => is_news = true,
                 Event::Unknown => {}
             }
         }

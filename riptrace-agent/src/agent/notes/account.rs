@@ -41,7 +41,7 @@ pub(super) fn account(note: &Note, counters: Option<&[(String, Counters)]>) -> O
 }
 
 fn stats(counters: &Counters) -> Stats {
-    let Counters { hits, emitted, filtered, throttled, dropped, failed, run_ns, would_capture, passed: _ } =
+    let Counters { hits, emitted, filtered, throttled, dropped, failed, run_ns, would_capture, passed } =
         *counters;
     Stats {
         hits,
@@ -50,6 +50,7 @@ fn stats(counters: &Counters) -> Stats {
         throttled,
         dropped,
         failed,
+        passed,
         mean_run_ns: run_ns.checked_div(hits).unwrap_or(0),
         would_capture: (would_capture > 0).then_some(would_capture),
         ..Stats::default()

@@ -129,6 +129,11 @@ impl Output {
                 self.add(&Event::Budget(step));
                 ended
             }
+            Event::Moved(mut moved) => {
+                moved.tracepoint = of(&moved.tracepoint)?;
+                self.add(&Event::Moved(moved));
+                None
+            }
             Event::Error(mut error) => {
                 error.tracepoint = error.tracepoint.take().and_then(|name| of(&name));
                 self.add(&Event::Error(error));

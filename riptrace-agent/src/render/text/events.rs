@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use riptrace_common::wire::{
     event::{
         Attached, BudgetAction, BudgetStep, DetachReason, Detached, ErrorEvent, Event, Frame, Hit, Location,
-        Role, SiteInfo, Stats, Trigger,
+        Moved, Role, SiteInfo, Stats, Trigger,
     },
     value::Unavailable,
 };
@@ -28,6 +28,7 @@ pub fn event(event: &Event, options: &TextOptions) -> String {
         Event::Stats(event) => stats(event),
         Event::Detached(event) => detached(event),
         Event::Budget(event) => budget(event),
+        Event::Moved(event) => moved(event),
         Event::Error(event) => error(event),
         // Only agents write the one, and nobody the other.
         Event::PreviousRun(_) | Event::Unknown => String::new(),
@@ -175,6 +176,7 @@ pub fn stats(stats: &Stats) -> String {
         throttled,
         dropped,
         failed,
+        passed,
         undecodable,
         stacks_unavailable,
         open_calls,
@@ -190,6 +192,9 @@ pub fn stats(stats: &Stats) -> String {
     let mut out = format!(
         "hits {hits} = emitted {emitted} + filtered {filtered} + throttled {throttled} + dropped {dropped} + failed {failed}"
     );
+    if *passed > 0 {
+        let _ = write!(out, "; {passed} traps were no hits: the branch to the line went elsewhere");
+    }
     if *undecodable > 0 {
         let _ = write!(out, "; {undecodable} of the emitted could not be decoded");
     }
@@ -249,6 +254,23 @@ pub fn budget(step: &BudgetStep) -> String {
         percent(step.share_of_core),
         percent(step.budget),
     )
+}
+
+/// A tracepoint's sites are others.
+#[must_use]
+pub fn moved(moved: &Moved) -> String {
+    let mut out = format!(
+        "moved: {}: the branch that leads to the line went elsewhere {:.0} times/s and to the line {:.0}; the line's own \
+         instruction is armed now\n",
+        plain(&moved.tracepoint),
+        moved.passed_per_second,
+        moved.hits_per_second,
+    );
+    for site in &moved.sites {
+        let speed = if site.fast { "emulated" } else { "single-stepped" };
+        let _ = writeln!(out, "{INDENT}{} {} ({speed})", site.location.pc, plain(&site.instruction));
+    }
+    out
 }
 
 /// Two digits that mean something.
