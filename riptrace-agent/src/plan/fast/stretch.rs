@@ -36,7 +36,7 @@ pub enum Barrier {
     Fault,
     /// A store that is not to the own stack frame, or not to a place that is known.
     Store,
-    /// The frame is taken down.
+    /// The frame is taken down, or its pointer leads to another one.
     Frame,
     /// An instruction that has effects beyond registers and memory.
     Special,
@@ -249,7 +249,7 @@ impl Walk<'_> {
         if instruction.is_privileged() || special || instruction.has_lock_prefix() {
             return Some(Barrier::Special);
         }
-        if takes_frame_down(instruction) {
+        if takes_frame_down(instruction) || moves_frame_pointer(instruction) {
             return Some(Barrier::Frame);
         }
         let in_frame = at.is_some_and(|at| self.place(at).is_some());
@@ -344,6 +344,25 @@ fn takes_frame_down(instruction: &Instruction) -> bool {
         Mnemonic::Push => instruction.op0_kind() != OpKind::Register,
         Mnemonic::Cmp | Mnemonic::Test => false,
         _ => instruction.op0_kind() == OpKind::Register && instruction.op0_register() == Register::RSP,
+    }
+}
+
+/// RBP changes outside of a prologue (`mov rbp, rsp`, `lea rbp, [rsp + N]`): up to Go 1.25 a caller of `DUFFZERO` and
+/// `DUFFCOPY` makes their frame record (`lea rbp, [rsp - 16]`), and the call stack can't be walked from there.
+fn moves_frame_pointer(instruction: &Instruction) -> bool {
+    if instruction.op0_kind() != OpKind::Register || instruction.op0_register() != Register::RBP {
+        return false;
+    }
+    match instruction.mnemonic() {
+        Mnemonic::Push | Mnemonic::Cmp | Mnemonic::Test => false,
+        Mnemonic::Mov => {
+            instruction.op1_kind() != OpKind::Register || instruction.op1_register() != Register::RSP
+        }
+        Mnemonic::Lea => {
+            instruction.memory_base() != Register::RSP
+                || instruction.memory_displacement64().cast_signed() < 0
+        }
+        _ => true,
     }
 }
 

@@ -339,6 +339,29 @@ fn a_load_that_may_fault_is_not_crossed() {
     assert_eq!(chosen.stretch.barriers.0, Barrier::Fault);
 }
 
+/// Where RBP leads elsewhere the call stack can't be walked: a caller of `DUFFZERO` makes its frame record (Go up to 1.25).
+#[test]
+fn the_frame_pointer_stays_what_it_is() {
+    let chosen = choose_in(&[], |a, entry| {
+        a.sub(rsp, 0x58)?;
+        a.set_label(entry)?;
+        a.mov(qword_ptr(rsp + 0x20), rbx)?;
+        a.lea(rdi, rsp + 0x28)?;
+        a.mov(qword_ptr(rsp - 16), rbp)?;
+        a.lea(rbp, rsp - 16)?;
+        a.call(PANIC_INDEX + 1)?;
+        a.ret()
+    });
+    assert_eq!(chosen.stretch.barriers.1, Barrier::Frame);
+    assert!(!chosen.instruction().starts_with("call"), "{}", chosen.instruction());
+    // A prologue makes it the function's own.
+    assert!(crosses(|a, entry| {
+        a.set_label(entry)?;
+        a.mov(rbp, rsp)?;
+        a.sub(rsp, 0x58)
+    }));
+}
+
 /// Whether the second instruction from the entry on, a load, can be crossed.
 fn crosses(write: impl FnOnce(&mut CodeAssembler, &mut CodeLabel) -> Result<(), IcedError>) -> bool {
     choose_in(&[], |a, entry| {
