@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -127,7 +128,9 @@ pub fn build(version: &Version, mode: Mode) -> Result<PathBuf> {
 pub fn build_in(directory: &Path, version: &Version, mode: Mode) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     (version, mode, directory).hash(&mut hasher);
+    let mut youngest = SystemTime::UNIX_EPOCH;
     for (path, text) in go_files(directory)? {
+        youngest = youngest.max(fs::metadata(directory.join(&path))?.modified()?);
         (path, text).hash(&mut hasher);
     }
     let folder = target_dir()?.join("fixtures").join(format!("go{}-{}", version.0, mode.name()));
@@ -144,6 +147,12 @@ pub fn build_in(directory: &Path, version: &Version, mode: Mode) -> Result<PathB
     let locked = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) };
     ensure!(locked == 0, "failed to lock {}: {}", folder.display(), std::io::Error::last_os_error());
     if executable.exists() {
+        // Its name says that the sources are still these. A checkout may have given them later times, and RipTrace does not
+        // quote a source that is younger than the program.
+        let file = File::open(&executable)?;
+        if file.metadata()?.modified()? < youngest {
+            file.set_modified(youngest)?;
+        }
         return Ok(executable);
     }
     let unfinished = folder.join("unfinished");
