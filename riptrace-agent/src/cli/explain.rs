@@ -89,7 +89,8 @@ struct SiteExplanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     condition: Option<ConditionExplanation>,
     estimated_hit_ns: u64,
-    /// The instructions that run exactly when the line's first one runs, in the order in which they run.
+    /// The instructions that run exactly when the line's first one runs, in the order in which they run, and behind them
+    /// those on its ways in.
     candidates: Vec<CandidateExplanation>,
 }
 
@@ -183,6 +184,9 @@ fn explain_candidate(plan: &SitePlan, candidate: &Candidate) -> CandidateExplana
     let speed = if candidate.fast { "fast" } else { "single-stepped" };
     let mut verdict = match &candidate.verdict {
         Verdict::Allowed { readable } => format!("{speed}, {readable} of {} readable", plan.variables.len()),
+        Verdict::OneOfWays { readable } => {
+            format!("{speed}, {readable} of {} readable, one of the ways in", plan.variables.len())
+        }
         Verdict::Lacks(name) => format!("{speed}, the line's value of {name} is not there"),
         Verdict::MayChange => format!("{speed}, behind a store that a pointer may lead to"),
         Verdict::OtherWay => format!("{speed}, its other way leads elsewhere"),

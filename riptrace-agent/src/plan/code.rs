@@ -72,6 +72,8 @@ pub(crate) struct FlowGraph {
     /// Where control comes in from outside: the entry, and landing points that nothing in the function leads to.
     roots: Vec<Node>,
     reachable: Vec<bool>,
+    /// It has jumps of which nobody knows where they lead.
+    has_unknown_jumps: bool,
 }
 
 impl FlowGraph {
@@ -89,6 +91,7 @@ impl FlowGraph {
             predecessors: Vec::new(),
             reachable: Vec::new(),
             roots: Vec::new(),
+            has_unknown_jumps: false,
             instructions,
             by_address,
             entry,
@@ -134,6 +137,11 @@ impl FlowGraph {
 
     pub(crate) fn roots(&self) -> &[Node] {
         &self.roots
+    }
+
+    /// Whether an instruction may have predecessors that are not known: an indirect jump could not be read.
+    pub(crate) fn has_unknown_jumps(&self) -> bool {
+        self.has_unknown_jumps
     }
 
     /// Whether `goal` can be reached from any of `starts` (each counts as reached) without leaving a node that `blocked`
@@ -192,6 +200,7 @@ impl FlowGraph {
         }
         self.link_back();
         let landings = self.landings();
+        self.has_unknown_jumps = !unresolved.is_empty();
         if unresolved.is_empty() {
             self.roots = [self.entry].into_iter().chain(landings).collect();
         } else {

@@ -6,21 +6,26 @@
 //! byte, so that a variable is read wherever its value of the line's start lies at the armed address. Location lists say
 //! where that is at the entry; what they say further on is not taken, since a line may assign to its variables.
 
+mod choice;
 mod nonnil;
 mod own_frame;
 mod stretch;
 mod values;
+mod ways;
 
 use std::collections::{BTreeSet, HashMap};
 
 use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic};
 use riptrace_common::wire::value::Unavailable;
 
-pub(crate) use self::nonnil::NonNil;
-pub use self::stretch::{Barrier, Branch, Stretch};
+pub(crate) use self::{nonnil::NonNil, ways::Ways};
 use self::{
     stretch::writes,
     values::{Byte, Values, processor_number},
+};
+pub use self::{
+    stretch::{Barrier, Branch, Stretch},
+    ways::{MAX_WAYS, Way},
 };
 use super::{
     code::text_of,
@@ -90,6 +95,11 @@ pub enum Verdict {
     NoFrame,
     /// Another site has it.
     Taken,
+    /// Every execution of the line passes it or another one like it, on its way in. `readable`: as above.
+    OneOfWays {
+        /// Wanted variables that can be read whole.
+        readable: usize,
+    },
 }
 
 /// An instruction that may fault before control comes to the chosen one. Go's signal handler enters `runtime.sigpanic0` as
@@ -121,68 +131,10 @@ pub struct Choice {
     pub dictionary: Option<VariableLocation>,
     /// Where the execution may end before: sites of their own, so that it gives a hit nevertheless.
     pub faults: Vec<Fault>,
-    /// Everything that was looked at, in the order in which it runs.
+    /// What is armed instead of that instruction: one on each way to the entry.
+    pub ways: Vec<Way>,
+    /// Everything that was looked at, in the order in which it runs; behind it what lies on the ways in.
     pub candidates: Vec<Candidate>,
-}
-
-impl Choice {
-    /// Nothing cheap was found, or less is readable, for want of a value's place.
-    #[must_use]
-    pub fn lacks_values(&self) -> bool {
-        let is_fast = self.candidates.get(self.index).is_some_and(|one| one.fast);
-        let lacks = |one: &Candidate| one.fast && matches!(one.verdict, Verdict::Lacks(_));
-        !is_fast && self.candidates.iter().any(lacks)
-    }
-
-    /// Why this instruction, in words.
-    #[must_use]
-    pub fn reason(&self) -> String {
-        let readable = |index: usize| match self.candidates.get(index).map(|one| &one.verdict) {
-            Some(Verdict::Allowed { readable }) => *readable,
-            _ => 0,
-        };
-        let fast = |index: usize| self.candidates.get(index).is_some_and(|one| one.fast);
-        let (entry, here) = (self.entry, self.index);
-        if here == entry {
-            if fast(entry) || self.candidates.len() <= 1 && self.end == Barrier::End {
-                return "the line's first instruction".to_owned();
-            }
-            let lost = self.candidates.iter().enumerate().find_map(|(index, one)| match &one.verdict {
-                Verdict::Lacks(name) if fast(index) => Some(name),
-                _ => None,
-            });
-            return match lost {
-                Some(name) => format!("the line's first instruction: {name} is lost at the cheaper ones"),
-                None => format!(
-                    "the line's first instruction: nothing cheaper before the next {}",
-                    self.end.text()
-                ),
-            };
-        }
-        let (distance, direction) =
-            if here > entry { (here - entry, "behind") } else { (entry - here, "before") };
-        let plural = if distance == 1 { "" } else { "s" };
-        let mut gains = Vec::new();
-        if fast(here) && !fast(entry) {
-            gains.push("emulated".to_owned());
-        }
-        let more = readable(here).saturating_sub(readable(entry));
-        if more > 0 {
-            gains.push(format!("{more} more readable"));
-        }
-        let faults = match self.faults.len() {
-            0 => String::new(),
-            1 => "; a load on the way may fault, which is caught".to_owned(),
-            count => format!("; {count} loads on the way may fault, which is caught"),
-        };
-        let branch = match self.branch {
-            Some(Branch { other_way_ends: true, .. }) => "; a branch, whose other way is a panic's",
-            Some(_) => "; a branch, which traps on its other way, too",
-            None => "",
-        };
-        let gains = gains.join(", ");
-        format!("{distance} instruction{plural} {direction} the line's first: {gains}{faults}{branch}")
-    }
 }
 
 /// Chooses. The entry itself is always allowed.
@@ -201,20 +153,11 @@ pub fn choose(question: &Question<'_>) -> Choice {
         let is_entry = index == stretch.entry;
         let fast = stretch.emulated.get(index).copied().unwrap_or(false);
         let branch = stretch.branch.filter(|_| index == 0);
-        let placed = match (states.get(&stretch.entry), states.get(&index)) {
-            _ if branch.is_some_and(|branch| !branch.other_way_ends && !question.at_branches) => {
-                Err(Verdict::OtherWay)
-            }
+        let goes_elsewhere = branch.is_some_and(|branch| !branch.other_way_ends);
+        let placed = match index {
+            _ if goes_elsewhere && !question.at_branches => Err(Verdict::OtherWay),
             _ if is_entry => Ok(Placed::at_entry(question)),
-            _ if question.taken.contains(&address) => Err(Verdict::Taken),
-            _ if !changes.contains(&index) => Err(Verdict::MayChange),
-            (Some(entry), Some(here)) => {
-                let moved = Placed::moved(question, entry, here);
-                moved.and_then(|placed| {
-                    Ok(Placed { faults: faults_before(question, &states, index)?, ..placed })
-                })
-            }
-            _ => Err(Verdict::NoFrame),
+            _ => placed_at(question, &states, &changes, index),
         };
         let verdict = match placed {
             Ok(placed) => {
@@ -247,6 +190,17 @@ pub fn choose(question: &Question<'_>) -> Choice {
         Some((_, index, placed)) => (index, placed),
         None => (stretch.entry, Placed::at_entry(question)),
     };
+    let mut ways = Vec::new();
+    if !stretch.emulated.get(index).copied().unwrap_or(false) {
+        let found = ways::choose(question);
+        candidates.extend(found.refused);
+        // What shows more is worth its second trap here as well.
+        let readable = found.ways.iter().map(Way::readable).min();
+        if readable.is_some_and(|readable| readable >= placed.readable) {
+            candidates.extend(found.ways.iter().map(|way| way.candidate.clone()));
+            ways = found.ways;
+        }
+    }
     Choice {
         index,
         entry: stretch.entry,
@@ -255,8 +209,31 @@ pub fn choose(question: &Question<'_>) -> Choice {
         variables: placed.variables,
         dictionary: placed.dictionary,
         faults: placed.faults,
+        ways,
         candidates,
     }
+}
+
+/// The variables at an instruction of the stretch that is not its entry.
+fn placed_at(
+    question: &Question<'_>,
+    states: &HashMap<usize, Values>,
+    changes: &BTreeSet<usize>,
+    index: usize,
+) -> Result<Placed, Verdict> {
+    let stretch = question.stretch;
+    let address = stretch.instructions.get(index).map(Instruction::ip).ok_or(Verdict::NoFrame)?;
+    if question.taken.contains(&address) {
+        return Err(Verdict::Taken);
+    }
+    if !changes.contains(&index) {
+        return Err(Verdict::MayChange);
+    }
+    let (Some(entry), Some(here)) = (states.get(&stretch.entry), states.get(&index)) else {
+        return Err(Verdict::NoFrame);
+    };
+    let placed = Placed::moved(question, entry, here)?;
+    Ok(Placed { faults: faults_before(question, states, index)?, ..placed })
 }
 
 /// In the order in which it decides; more is better.

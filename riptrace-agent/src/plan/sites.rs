@@ -23,7 +23,7 @@ pub use super::{
 use super::{
     code::{FlowGraph, Node, bytes_of, is_emulated, text_of},
     entries::{entries, function_entry},
-    fast::{Branch, Candidate, Choice, NonNil, Stretch},
+    fast::{Branch, Candidate, Choice, NonNil, Stretch, Way, Ways},
     lines::{InstructionLines, Owner, is_wrapper, without_type_arguments},
     path::{distance, nearest},
 };
@@ -69,14 +69,33 @@ impl Site {
     /// The same site, armed at the instruction that was chosen.
     #[must_use]
     pub fn moved(&self, choice: &Choice) -> Self {
-        let mut site = self.clone();
-        if let Some(chosen) = choice.candidates.get(choice.index) {
-            site.link_address = chosen.link_address;
-            site.location.pc = Address(chosen.link_address);
-            site.instruction.clone_from(&chosen.instruction);
-            site.fast = chosen.fast;
-            site.branch = choice.branch;
+        match choice.candidates.get(choice.index) {
+            Some(chosen) => self.armed_at(choice, chosen, choice.branch),
+            None => self.clone(),
         }
+    }
+
+    /// The same site, armed at one of the ways in that were chosen.
+    #[must_use]
+    pub fn at_way(&self, choice: &Choice, way: &Way) -> Self {
+        self.armed_at(choice, &way.candidate, way.branch)
+    }
+
+    /// The same site, of which one address is armed.
+    #[must_use]
+    pub fn with_one_way_in(&self) -> Self {
+        let mut site = self.clone();
+        site.stretch.ways = Ways::default();
+        site
+    }
+
+    fn armed_at(&self, choice: &Choice, chosen: &Candidate, branch: Option<Branch>) -> Self {
+        let mut site = self.clone();
+        site.link_address = chosen.link_address;
+        site.location.pc = Address(chosen.link_address);
+        site.instruction.clone_from(&chosen.instruction);
+        site.fast = chosen.fast;
+        site.branch = branch;
         site.candidates.clone_from(&choice.candidates);
         site.choice = choice.reason().into();
         site

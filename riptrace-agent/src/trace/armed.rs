@@ -4,7 +4,12 @@ use super::{Image, PlanFailure};
 use crate::{
     dwarf::{VariableLocation, VisibleVariable},
     golang::types::TypeSource,
-    plan::{CaptureLimits, captures::SiteContext, fast::Choice, sites::Site},
+    plan::{
+        CaptureLimits,
+        captures::SiteContext,
+        fast::{Choice, Way},
+        sites::Site,
+    },
 };
 
 /// An address that is armed for a site, and what is read there.
@@ -42,7 +47,8 @@ impl ArmedAddress {
     }
 }
 
-/// The addresses that are armed for a site: the chosen one, and where the runtime goes on behind the faults on the way.
+/// The addresses that are armed for a site: the chosen one, and where the runtime goes on behind the faults on the way; or
+/// one on each of several ways in.
 pub(super) fn armed(
     image: &Image,
     site: &Site,
@@ -53,6 +59,21 @@ pub(super) fn armed(
     const RETURN_ADDRESS_BYTES: i32 = 8;
     let file_offset =
         |address| image.executable.file_offset(address).ok_or(PlanFailure::NotInFile { address });
+    if !choice.ways.is_empty() {
+        let at_way = |way: &Way| {
+            let site = site.at_way(&choice, way);
+            Ok(ArmedAddress {
+                file_offset: file_offset(site.link_address)?,
+                fault_address: None,
+                cfa_from_sp: cfa_from_sp(site.link_address),
+                variables: way.variables.clone(),
+                contexts: Vec::new(),
+                dictionary: way.dictionary.clone(),
+                site,
+            })
+        };
+        return choice.ways.iter().map(at_way).collect();
+    }
     let site = site.moved(&choice);
     let mut armed = Vec::with_capacity(1 + choice.faults.len());
     for fault in choice.faults {

@@ -111,6 +111,13 @@ fn plan_sites(
     for site in &found.sites {
         let is_followed = calls.entries.contains(&site.link_address);
         let at_end = if is_followed { results::at_end(image, wanted, site)? } else { None };
+        let one_way_in;
+        let site = if is_followed {
+            one_way_in = site.with_one_way_in();
+            &one_way_in
+        } else {
+            site
+        };
         let place = (site, at_end.as_ref());
         let of_site = plan_one(registry, image, index, wanted, place, &taken, proofs.as_mut())?;
         for mut plan in of_site {

@@ -25,6 +25,10 @@ pub struct Survey {
     pub fast: usize,
     /// Of these, those where it is no branch whose other way leads elsewhere.
     pub fast_without_branches: usize,
+    /// Entries that are armed at their ways in, and how many addresses those are.
+    pub at_ways: usize,
+    /// See `at_ways`.
+    pub ways: usize,
     /// Wanted variables that can be read whole at the entries, at the chosen instructions, and all.
     pub readable_at_start: usize,
     /// The same at the chosen instructions.
@@ -83,12 +87,12 @@ impl Survey {
             self.readable_at_start += readable(site.stretch.entry);
             self.readable += readable(choice.index);
             self.fast_at_start += usize::from(site.fast);
-            let chosen = site.moved(&choice);
-            taken.insert(chosen.link_address);
-            if chosen.fast {
+            self.at_ways += usize::from(!choice.ways.is_empty());
+            self.ways += choice.ways.len();
+            taken.extend(choice.addresses());
+            if choice.is_fast() {
                 self.fast += 1;
-                let is_exact = choice.branch.is_none_or(|branch| branch.other_way_ends);
-                self.fast_without_branches += usize::from(is_exact);
+                self.fast_without_branches += usize::from(!choice.leads_elsewhere());
             } else {
                 let reason = reason(&choice);
                 self.examples
@@ -142,6 +146,12 @@ impl fmt::Display for Survey {
             self.variables,
             percent(self.readable_at_start, self.variables),
             percent(self.readable, self.variables)
+        )?;
+        writeln!(
+            f,
+            "{:.1} % of the entries are armed at their ways in, at {:.1} addresses each",
+            percent(self.at_ways, self.entries),
+            self.ways as f64 / self.at_ways.max(1) as f64
         )?;
         let mut reasons: Vec<(&String, &usize)> = self.reasons.iter().collect();
         reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

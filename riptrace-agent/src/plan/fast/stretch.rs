@@ -10,7 +10,10 @@ use iced_x86::{
     UsedRegister,
 };
 
-use super::nonnil::{NonNil, PointedAt};
+use super::{
+    nonnil::{NonNil, PointedAt},
+    ways::{self, Ways},
+};
 use crate::plan::code::{CodeReader, FlowGraph, Node, bytes_of, is_emulated};
 
 /// Most instructions that are looked at in each direction.
@@ -88,6 +91,8 @@ pub struct Stretch {
     pub(crate) branch: Option<Branch>,
     /// To which parts of the frame pointers may lead that exist at the entry.
     pub(crate) pointed_at: PointedAt,
+    /// What leads to the first instruction, where several ways do.
+    pub(crate) ways: Ways,
 }
 
 impl Stretch {
@@ -128,6 +133,7 @@ impl Stretch {
         walk.nodes.reverse();
         let index = walk.nodes.len();
         walk.nodes.push(entry);
+        let ways = if front == Barrier::Join { ways::of(&mut walk) } else { Ways::default() };
         let end = walk.forward(entry);
         let places = (0..walk.nodes.len()).map(|at| walk.place(at)).collect();
         let Walk { nodes, faults, branch, .. } = walk;
@@ -143,17 +149,19 @@ impl Stretch {
             barriers: (front, end),
             branch,
             pointed_at: non_nil.pointed_at(graph, entry),
+            ways,
         }
     }
 }
 
 /// A stretch that is being walked.
-struct Walk<'a> {
-    reader: &'a dyn CodeReader,
-    graph: &'a FlowGraph,
+pub(super) struct Walk<'a> {
+    pub(super) reader: &'a dyn CodeReader,
+    pub(super) graph: &'a FlowGraph,
     non_nil: &'a NonNil,
     factory: InstructionInfoFactory,
-    nodes: Vec<Node>,
+    /// In the order in which they run, once what lies before the entry is known.
+    pub(super) nodes: Vec<Node>,
     faults: Vec<usize>,
     branch: Option<Branch>,
 }
@@ -215,7 +223,7 @@ impl Walk<'_> {
     }
 
     /// A conditional branch that the kernel emulates, seen from one of its ways.
-    fn branch(&self, node: Node, way: Node) -> Option<Branch> {
+    pub(super) fn branch(&self, node: Node, way: Node) -> Option<Branch> {
         let graph = self.graph;
         let instruction = graph.instruction(node);
         let bytes = bytes_of(self.reader, instruction).filter(|bytes| is_emulated(bytes))?;
@@ -234,7 +242,7 @@ impl Walk<'_> {
 
     /// What keeps the instruction from being crossed: that what is behind it runs need not mean that it ran, or it
     /// changes what can be seen. `at`: its index, where everything before it is known.
-    fn barrier(&mut self, node: Node, at: Option<usize>) -> Option<Barrier> {
+    pub(super) fn barrier(&mut self, node: Node, at: Option<usize>) -> Option<Barrier> {
         let instruction = self.graph.instruction(node);
         match instruction.flow_control() {
             FlowControl::Next | FlowControl::UnconditionalBranch => {}
@@ -266,40 +274,50 @@ impl Walk<'_> {
         may_fault.then_some(Barrier::Fault)
     }
 
-    /// Where the memory operand lies, as bytes from SP: it names SP, or a register into which the stretch put an
-    /// address of the frame.
+    /// Where the memory operand lies, as bytes from SP.
     fn place(&mut self, at: usize) -> Option<i64> {
-        let instruction = self.graph.instruction(*self.nodes.get(at)?);
-        if instruction.memory_index() != Register::None || instruction.is_ip_rel_memory_operand() {
-            return None;
-        }
-        let displacement = instruction.memory_displacement64().cast_signed();
-        let base = instruction.memory_base();
-        if base == Register::RSP {
-            return Some(displacement);
-        }
-        if !base.is_gpr64() {
-            return None;
-        }
-        for &node in self.nodes.get(..at)?.iter().rev() {
-            let earlier = self.graph.instruction(node);
-            let is_written = |used: &UsedRegister| {
-                writes(used.access())
-                    && matches!(used.register().full_register(), full if full == base || full == Register::RSP)
-            };
-            if !self.factory.info(earlier).used_registers().iter().any(is_written) {
-                continue;
-            }
-            let is_frame_address = earlier.mnemonic() == Mnemonic::Lea
-                && earlier.op0_register() == base
-                && earlier.memory_base() == Register::RSP
-                && earlier.memory_index() == Register::None;
-            return is_frame_address
-                .then(|| earlier.memory_displacement64().cast_signed().checked_add(displacement))
-                .flatten();
-        }
-        None
+        let graph = self.graph;
+        let instruction = graph.instruction(*self.nodes.get(at)?);
+        let before = self.nodes.get(..at)?.iter().rev().map(|&node| graph.instruction(node));
+        place_of(&mut self.factory, instruction, before)
     }
+}
+
+/// Where the memory operand lies, as bytes from SP: it names SP, or a register into which the stretch put an address of
+/// the frame. `before`: what runs before it, the nearest first.
+pub(super) fn place_of<'a>(
+    factory: &mut InstructionInfoFactory,
+    instruction: &Instruction,
+    before: impl Iterator<Item = &'a Instruction>,
+) -> Option<i64> {
+    if instruction.memory_index() != Register::None || instruction.is_ip_rel_memory_operand() {
+        return None;
+    }
+    let displacement = instruction.memory_displacement64().cast_signed();
+    let base = instruction.memory_base();
+    if base == Register::RSP {
+        return Some(displacement);
+    }
+    if !base.is_gpr64() {
+        return None;
+    }
+    for earlier in before {
+        let is_written = |used: &UsedRegister| {
+            writes(used.access())
+                && matches!(used.register().full_register(), full if full == base || full == Register::RSP)
+        };
+        if !factory.info(earlier).used_registers().iter().any(is_written) {
+            continue;
+        }
+        let is_frame_address = earlier.mnemonic() == Mnemonic::Lea
+            && earlier.op0_register() == base
+            && earlier.memory_base() == Register::RSP
+            && earlier.memory_index() == Register::None;
+        return is_frame_address
+            .then(|| earlier.memory_displacement64().cast_signed().checked_add(displacement))
+            .flatten();
+    }
+    None
 }
 
 /// Whether control that goes on at `way` neither comes to `branch` again nor leaves the function: it ends in calls that

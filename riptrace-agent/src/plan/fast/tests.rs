@@ -13,6 +13,8 @@ use crate::{
 mod branches;
 mod faults;
 mod own_frame;
+mod walks;
+mod ways;
 
 const START: u64 = 0x1000;
 /// CFA minus SP in the body of the test functions.
@@ -41,6 +43,7 @@ fn at(name: &str, places: &[Place]) -> VisibleVariable {
 struct Chosen {
     choice: Choice,
     stretch: Stretch,
+    code: Bytes,
 }
 
 impl Chosen {
@@ -106,7 +109,7 @@ fn choose_with(
         catches_faults: false,
         at_branches: false,
     });
-    Chosen { choice, stretch }
+    Chosen { choice, stretch, code }
 }
 
 fn stretch_at(code: &Bytes, graph: &FlowGraph, address: u64) -> Stretch {

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Chooses where branches may be armed whose other way may be any code.
-fn choose_at_branches(
+pub(super) fn choose_at_branches(
     variables: &[VisibleVariable],
     write: impl FnOnce(&mut CodeAssembler, &mut CodeLabel) -> Result<(), IcedError>,
 ) -> Chosen {
