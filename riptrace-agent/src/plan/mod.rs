@@ -12,6 +12,7 @@ pub mod dictionary;
 mod encode;
 mod entries;
 pub mod fast;
+mod inlined;
 mod lines;
 mod location;
 pub mod path;

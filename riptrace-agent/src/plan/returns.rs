@@ -4,7 +4,10 @@
 //! A `RET` is one of the instructions that the kernel single-steps under a uprobe. If the way to it is straight, an
 //! instruction before it that the kernel emulates stands for it, as long as nothing between the two writes a result.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register, UsedMemory};
 use riptrace_common::wire::{
@@ -16,6 +19,7 @@ use super::{
     CallRole,
     code::{CodeReader, FlowGraph, Node, bytes_of, is_emulated, text_of},
     fast::Stretch,
+    inlined::{self, Exits, Refusal},
     lines::{InstructionLines, LineSource, is_wrapper},
     location::LocationError,
     sites::{Resolved, Site},
@@ -60,13 +64,11 @@ pub fn ends(
     resolved: &Resolved,
     results: &dyn Fn(&Arc<Function>) -> Option<Vec<Place>>,
 ) -> Result<Calls, LocationError> {
-    let mut calls = Calls::default();
-    let mut inlined = BTreeSet::new();
+    let mut calls = inlined_ends(lines, code, resolved)?;
     let entries: BTreeSet<u64> = resolved.sites.iter().map(|site| site.link_address).collect();
     for entry in resolved.sites.iter().filter(|site| site.trigger == Trigger::Entry) {
         let Some(function) = &entry.function else { continue };
         if entry.instance.is_some() {
-            inlined.insert((Arc::clone(&function.name), entry.link_address));
             continue;
         }
         let name = &function.name;
@@ -108,19 +110,114 @@ pub fn ends(
             calls.ends.push(end(code, &graph, function, node, (location, Trigger::Return, role)));
         }
     }
-    if !inlined.is_empty() {
-        let count = inlined.len();
-        let into: BTreeSet<Arc<str>> = inlined.into_iter().map(|(name, _)| name).collect();
+    Ok(calls)
+}
+
+/// Finds the ends of the copies whose entries were found.
+fn inlined_ends(
+    lines: &dyn LineSource,
+    code: &dyn CodeReader,
+    resolved: &Resolved,
+) -> Result<Calls, LocationError> {
+    let mut calls = Calls::default();
+    let mut refused: BTreeMap<String, BTreeSet<(Arc<str>, u64)>> = BTreeMap::new();
+    let mut by_function: BTreeMap<u64, BTreeMap<usize, Vec<&Site>>> = BTreeMap::new();
+    for entry in resolved.sites.iter().filter(|site| site.trigger == Trigger::Entry) {
+        let (Some(function), Some(instance)) = (&entry.function, entry.instance) else { continue };
+        by_function.entry(function.entry).or_default().entry(instance).or_default().push(entry);
+    }
+    for copies in by_function.values() {
+        let Some(function) = copies.values().flatten().find_map(|site| site.function.as_ref()) else {
+            continue;
+        };
+        let graph = FlowGraph::of(code, &function.ranges, function.entry).ok();
+        let found = graph.as_ref().map(|graph| ends_of_copies(code, graph, function, copies, resolved));
+        for (instance, sites) in copies {
+            let of_copy = found.as_ref().and_then(|found| found.get(instance).cloned());
+            let of_copy = of_copy.unwrap_or(Err(Refusal::Unknown));
+            let (Ok(of_copy), Some(graph), Some(&first)) = (&of_copy, &graph, sites.first()) else {
+                let reason = of_copy.err().map_or_else(String::new, |refusal| refusal.to_string());
+                let places = sites.iter().map(|site| (Arc::clone(&function.name), site.link_address));
+                refused.entry(reason).or_default().extend(places);
+                continue;
+            };
+            calls.entries.extend(sites.iter().map(|site| site.link_address));
+            let rows = lines.rows_of(function)?;
+            let instructions = InstructionLines::of(graph, function, &rows);
+            for exit in &of_copy.exits {
+                let row = instructions.row(exit.last);
+                let location = Location {
+                    file: row.map_or_else(|| Arc::clone(&first.location.file), |row| Arc::clone(&row.file)),
+                    line: row.map_or(first.location.line, |row| row.line),
+                    pc: Address(graph.address(exit.armed)),
+                    ..first.location.clone()
+                };
+                let how = (location, Trigger::Return, CallRole::Return);
+                let mut end = end(code, graph, function, exit.armed, how);
+                end.site.instance = Some(*instance);
+                end.site.scope_address = first.scope_address;
+                calls.ends.push(end);
+            }
+        }
+    }
+    for (reason, places) in refused {
+        let count = places.len();
+        let into: BTreeSet<Arc<str>> = places.into_iter().map(|(name, _)| name).collect();
         let into: Vec<&str> = into.iter().map(AsRef::as_ref).take(4).collect();
         calls.warnings.push(format!(
-            "inlined at {count} {} (in {}{}): the entries there are traced, the returns are not; `go build -gcflags=-l` \
-             keeps it a function",
+            "inlined at {count} {} (in {}{}) where the entries are traced, and the returns are not: {reason}; `go build \
+             -gcflags=-l` keeps it a function",
             if count == 1 { "place" } else { "places" },
             into.join(", "),
             if count > into.len() { ", …" } else { "" }
         ));
     }
     Ok(calls)
+}
+
+/// The ends of the copies in one function, by their instances.
+fn ends_of_copies(
+    code: &dyn CodeReader,
+    graph: &FlowGraph,
+    function: &Function,
+    copies: &BTreeMap<usize, Vec<&Site>>,
+    resolved: &Resolved,
+) -> BTreeMap<usize, Result<Exits, Refusal>> {
+    let nodes = |sites: &[&Site]| -> BTreeSet<Node> {
+        sites.iter().filter_map(|site| graph.at(site.link_address)).collect()
+    };
+    let taken: BTreeSet<Node> =
+        resolved.sites.iter().filter_map(|site| graph.at(site.link_address)).collect();
+    let traced_itself = resolved
+        .sites
+        .iter()
+        .filter(|site| site.instance.is_none())
+        .any(|site| site.function.as_ref().is_some_and(|other| other.entry == function.entry));
+    let mut found: BTreeMap<usize, Result<Exits, Refusal>> = BTreeMap::new();
+    for (&instance, sites) in copies {
+        let ranges = function.inlined.get(instance).map_or(&[][..], |copy| &copy.ranges);
+        let copy: BTreeSet<Node> = (0..graph.len())
+            .filter(|&node| ranges.iter().any(|range| range.contains(&graph.address(node))))
+            .collect();
+        let of_copy = match traced_itself {
+            true => Err(Refusal::Interleaves),
+            false => inlined::exits(code, graph, &copy, &nodes(sites), &taken),
+        };
+        found.insert(instance, of_copy);
+    }
+    let apart = |instance: usize, exits: &Exits| {
+        let others = found.iter().filter(|(other, _)| **other != instance);
+        others.filter_map(|(_, other)| other.as_ref().ok()).all(|other| exits.is_apart_from(other))
+    };
+    let mixed: Vec<usize> = found
+        .iter()
+        .filter(|(instance, exits)| exits.as_ref().is_ok_and(|exits| !apart(**instance, exits)))
+        .map(|(instance, _)| *instance)
+        .collect();
+    for instance in mixed {
+        found.insert(instance, Err(Refusal::Interleaves));
+    }
+    found
 }
 
 /// Where the runtime ends calls that have no return: behind panics that are recovered, and in `runtime.Goexit`.
@@ -276,6 +373,14 @@ fn cheaper(
     (!standing.is_empty()).then_some(standing)
 }
 
+/// Whether the instruction could trap into a panic.
+pub(super) fn may_fault(instruction: &Instruction, factory: &mut InstructionInfoFactory) -> bool {
+    let on_stack = |memory: &UsedMemory| matches!(memory.base(), Register::RSP | Register::RBP);
+    // A division can trap.
+    matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv)
+        || factory.info(instruction).used_memory().iter().any(|memory| !on_stack(memory))
+}
+
 /// Whether the instruction writes a result, or could trap into a panic before the function returns. The way out of the
 /// frame (`add rsp, N`, `pop rbp`) does neither.
 fn may_fault_or_write(
@@ -283,13 +388,11 @@ fn may_fault_or_write(
     results: &[Place],
     factory: &mut InstructionInfoFactory,
 ) -> bool {
-    let info = factory.info(instruction);
-    let on_stack = |memory: &UsedMemory| matches!(memory.base(), Register::RSP | Register::RBP);
-    if info.used_memory().iter().any(|memory| !on_stack(memory) || writes(memory.access())) {
+    if may_fault(instruction, factory) {
         return true;
     }
-    // A division can trap.
-    if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) {
+    let info = factory.info(instruction);
+    if info.used_memory().iter().any(|memory| writes(memory.access())) {
         return true;
     }
     info.used_registers().iter().any(|used| {

@@ -138,23 +138,42 @@ impl Names<'_> {
     }
 }
 
+impl Expressions {
+    /// For a copy of an inlined function, of whose results without names debug data knows nothing but some of the places:
+    /// what names any other is left out, and named in a message as what it is.
+    pub(super) fn of_copy(mut self, results: &[VisibleVariable]) -> Self {
+        let is_lost = |expr: &expr::Expr| {
+            let is_known = |name: &Arc<str>| results.iter().any(|result| result.name == *name);
+            expr::names_in(expr).iter().any(|name| name.starts_with(RESULT) && !is_known(name))
+        };
+        self.computed.retain(|parsed| !is_lost(&parsed.expr));
+        for piece in self.message.iter_mut().flat_map(|template| &mut template.pieces) {
+            if matches!(piece, TemplatePiece::Value(_, parsed) if is_lost(parsed)) {
+                let lost = Value { unavailable: Some(Unavailable::OptimizedOut), ..Value::default() };
+                *piece = TemplatePiece::Text(plain(&lost));
+            }
+        }
+        self
+    }
+}
+
 /// Plans expressions over a site's variables: their operands are to be captured behind the first `shown`.
 pub(super) fn plan(names: Names<'_>, shown: usize, expressions: &Expressions) -> Result<Planned, String> {
     plan_with(names, shown, expressions, &|_| Source::Planned)
 }
 
 /// Plans expressions over a call's end: its results are read there, and are captured behind the first `shown`; what else
-/// is named was read when the call began. `names`: the variables of the entry.
+/// is named was read when the call began. `names`: the variables of the entry; `all`: these are all results, in order.
 pub(super) fn plan_of_end(
     names: Names<'_>,
-    results: &[VisibleVariable],
+    (results, all): (&[VisibleVariable], bool),
     shown: usize,
     expressions: &Expressions,
 ) -> Result<Planned, String> {
     let debug: &DebugInfo = names.types.unredacted();
     let entry = names.variables.iter().filter(|variable| variable.role != Role::Return);
     let mut variables: Vec<VisibleVariable> = results.iter().chain(entry).cloned().collect();
-    for (index, result) in results.iter().enumerate() {
+    for (index, result) in results.iter().enumerate().filter(|_| all) {
         let name: Arc<str> = format!("{RESULT}{index}").into();
         if variables.iter().all(|known| known.name != name) {
             variables.push(VisibleVariable { name, ..result.clone() });

@@ -106,8 +106,9 @@ fn plan_sites(
     let mut proofs = image.debug.as_deref().map(|debug| Proofs::new(image, debug));
     let ends = calls.ends.iter().map(|end| end.site.link_address);
     let mut taken: BTreeSet<u64> = found.sites.iter().map(|site| site.link_address).chain(ends).collect();
-    // By the function's entry.
-    let mut at_ends: HashMap<u64, AtEnd> = HashMap::new();
+    // By the function's entry, and the copy in it.
+    let mut at_ends: HashMap<(u64, Option<usize>), AtEnd> = HashMap::new();
+    let entry_alone = Wanted { sites: SiteChoice::LineStart, ..wanted.clone() };
     for site in &found.sites {
         let is_followed = calls.entries.contains(&site.link_address);
         let at_end = if is_followed { results::at_end(image, wanted, site)? } else { None };
@@ -118,6 +119,8 @@ fn plan_sites(
         } else {
             site
         };
+        // What runs exactly when a copy's entry does may lie behind its end.
+        let wanted = if is_followed && site.instance.is_some() { &entry_alone } else { wanted };
         let place = (site, at_end.as_ref());
         let of_site = plan_one(registry, image, index, wanted, place, &taken, proofs.as_mut())?;
         for mut plan in of_site {
@@ -130,12 +133,12 @@ fn plan_sites(
             plans.push(plan);
         }
         if let (Some(at_end), Some(function)) = (at_end, &site.function) {
-            at_ends.insert(function.entry, at_end);
+            at_ends.insert((function.entry, site.instance), at_end);
         }
     }
     for end in &calls.ends {
         let function = end.site.function.as_ref().filter(|_| !end.role.is_internal());
-        let at_end = function.and_then(|function| at_ends.get(&function.entry));
+        let at_end = function.and_then(|function| at_ends.get(&(function.entry, end.site.instance)));
         let mut plan = results::plan_end(registry, image, index, wanted, (end, at_end), proofs.as_mut())?;
         // Of a call that began before, nobody knows whether the condition held.
         plan.condition = wanted.when.as_ref().map(|_| Condition::never());

@@ -60,6 +60,22 @@ fn is_assembly(function: &Function) -> bool {
     function.decl_file.as_ref().is_some_and(|file| file.ends_with(".s"))
 }
 
+/// The results of the call that begins or ends at a site.
+fn results_at(
+    image: &Image,
+    debug: &DebugInfo,
+    site: &Site,
+    role: CallRole,
+) -> Result<Vec<VisibleVariable>, DwarfError> {
+    let Some(function) = &site.function else { return Ok(Vec::new()) };
+    if site.instance.is_none() {
+        return results(image, debug, function, role);
+    }
+    let mut variables = debug.variables_between(function, site.scope_address, site.link_address)?;
+    variables.retain(|variable| variable.role == Role::Return);
+    Ok(variables)
+}
+
 /// What a function's results are called, if this is its entry.
 pub(super) fn result_names(debug: &DebugInfo, site: &Site) -> Result<Vec<Arc<str>>, DwarfError> {
     let Some(function) = site.function.as_ref().filter(|_| site.instance.is_none()) else {
@@ -87,20 +103,23 @@ pub(super) fn at_end(image: &Image, wanted: &Wanted, site: &Site) -> Result<Opti
         return Ok(None);
     }
     let variables = debug.variables_between(function, site.scope_address, site.link_address)?;
-    let mut results = results(image, debug, function, CallRole::Return)?;
-    types.redact_results(&function.name, &mut results);
+    let mut results = results_at(image, debug, site, CallRole::Return)?;
+    types.redact_results(&site.location.function, &mut results);
     let package = package_of(&site.location.function);
     let all: Vec<VisibleVariable> = results.iter().chain(&variables).cloned().collect();
     let names = Names { types, package, variables: &all };
     let (captures, expressions) = names.captures_and_expressions(&wanted.captures, &wanted.expressions)?;
-    let expressions = names.of_ends(&[], expressions, true);
+    let mut expressions = names.of_ends(&[], expressions, true);
+    if site.instance.is_some() {
+        expressions = expressions.of_copy(&results);
+    }
     if expressions.is_empty() {
         return Ok(None);
     }
     let mut paths: Vec<PathExpression> =
-        captures.iter().filter_map(|capture| of_result(capture, &results)).collect();
+        captures.iter().filter_map(|capture| of_result(capture, site, &results)).collect();
     let names = Names { types, package, variables: &variables };
-    let planned = outputs::plan_of_end(names, &results, paths.len(), &expressions)
+    let planned = outputs::plan_of_end(names, (&results, site.instance.is_none()), paths.len(), &expressions)
         .map_err(|reason| PlanFailure::Expression { place: place_of(site), reason })?;
     paths.extend(planned.operands);
     Ok(Some(AtEnd { paths, kept: planned.kept, outputs: Arc::new(planned.outputs) }))
@@ -137,17 +156,27 @@ pub(super) fn plan_end(
         _ if end.role.is_internal() => plan_site(registry, &context, &[], &[])?,
         (Some(types), Some(function), Some(proofs)) => {
             let debug: &DebugInfo = types.unredacted();
-            let mut variables = results(image, debug, function, end.role)?;
+            let mut variables = results_at(image, debug, site, end.role)?;
             proofs.settle(function, site, &mut variables);
             let dictionary = proofs.real_types(function, site, &mut variables)?;
             label_floats(&mut variables);
-            types.redact_results(&function.name, &mut variables);
+            if site.instance.is_some() {
+                // A copy returns nothing anywhere, and what its variables hold behind it is not proved to be the results.
+                for variable in &mut variables {
+                    variable.location = VariableLocation::Unavailable(Unavailable::OptimizedOut);
+                }
+            }
+            types.redact_results(&site.location.function, &mut variables);
             let exact = has_redacted(types, function)?;
             let context = SiteContext { types, exact, dictionary: dictionary.as_ref(), ..context };
             // What an expression names is an argument, seen at the entry, or a result.
             let of_results: Vec<PathExpression> = match at_end {
                 Some(at_end) => at_end.paths.clone(),
-                None => wanted.captures.iter().filter_map(|capture| of_result(capture, &variables)).collect(),
+                None => wanted
+                    .captures
+                    .iter()
+                    .filter_map(|capture| of_result(capture, site, &variables))
+                    .collect(),
             };
             let shows_all = wanted.captures.is_empty() && at_end.is_none();
             let shown: &[VisibleVariable] =
@@ -158,7 +187,8 @@ pub(super) fn plan_end(
             SitePlan { outputs: at_end.map(|at_end| Arc::clone(&at_end.outputs)), ..plan }
         }
         _ => {
-            let registers = if end.role == CallRole::Return { argument_registers() } else { Vec::new() };
+            let returns = end.role == CallRole::Return && site.instance.is_none();
+            let registers = if returns { argument_registers() } else { Vec::new() };
             plan_site(registry, &context, &registers, &[])?
         }
     };
@@ -167,9 +197,11 @@ pub(super) fn plan_end(
 }
 
 /// The capture, if it begins at a result: by its name, or by its number as `~r1`, which is the name of a result without one.
-fn of_result(capture: &PathExpression, results: &[VisibleVariable]) -> Option<PathExpression> {
+/// Debug data may leave results of a copy out, which are not numbered then.
+fn of_result(capture: &PathExpression, site: &Site, results: &[VisibleVariable]) -> Option<PathExpression> {
     let named = results.iter().find(|result| result.name == capture.variable);
-    let numbered = || results.get(capture.variable.strip_prefix("~r")?.parse::<usize>().ok()?);
+    let all = results.get(..).filter(|_| site.instance.is_none());
+    let numbered = || all?.get(capture.variable.strip_prefix("~r")?.parse::<usize>().ok()?);
     let variable = named.or_else(numbered)?.name.clone();
     Some(PathExpression { variable, ..capture.clone() })
 }
