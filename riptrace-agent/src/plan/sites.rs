@@ -350,7 +350,9 @@ impl Search<'_> {
     /// What runs exactly when an instruction runs. Only of compiled Go code is it known which loads can't fault; an
     /// address that was asked for is armed itself.
     fn stretch(&mut self, graph: &FlowGraph, function: &Function, node: Node, place: &Place) -> Stretch {
-        if place.is_exact || !function.is_go || place.file.ends_with(".s") {
+        let is_compiled_go = function.is_go && !place.file.ends_with(".s");
+        // Where a jump leads that could not be read, control may come in anywhere.
+        if place.is_exact || !is_compiled_go || graph.has_unknown_jumps() {
             return Stretch::of_one(self.code, graph, node);
         }
         let code = self.code;
