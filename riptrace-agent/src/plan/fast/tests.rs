@@ -73,12 +73,31 @@ impl Chosen {
     }
 }
 
+static NOTHING_TAKEN: BTreeSet<u64> = BTreeSet::new();
+
+/// All variables are wanted, and nothing special is allowed or forbidden.
+fn question<'a>(stretch: &'a Stretch, variables: &'a [VisibleVariable]) -> Question<'a> {
+    Question {
+        stretch,
+        cfa_from_sp: &|_| Some(i32::try_from(CFA).unwrap()),
+        variables,
+        dictionary: None,
+        is_wanted: &|_| true,
+        leads_on: &|_| true,
+        keeps_go_rules: true,
+        copies: None,
+        taken: &NOTHING_TAKEN,
+        catches_faults: false,
+        at_branches: false,
+    }
+}
+
 /// Chooses for the instruction that `write` returns the label of.
 fn choose_in(
     variables: &[VisibleVariable],
     write: impl FnOnce(&mut CodeAssembler, &mut CodeLabel) -> Result<(), IcedError>,
 ) -> Chosen {
-    choose_with(variables, &BTreeSet::new(), |_| Some(i32::try_from(CFA).unwrap()), write)
+    choose_with(variables, &NOTHING_TAKEN, |_| Some(i32::try_from(CFA).unwrap()), write)
 }
 
 fn choose_with(
@@ -96,19 +115,7 @@ fn choose_with(
     let code = Bytes::new(START, &assembled.inner.code_buffer);
     let graph = code.graph().unwrap();
     let stretch = stretch_at(&code, &graph, entry);
-    let choice = choose(&Question {
-        stretch: &stretch,
-        cfa_from_sp: &cfa,
-        variables,
-        dictionary: None,
-        is_wanted: &|_| true,
-        leads_on: &|_| true,
-        keeps_go_rules: true,
-        copies: None,
-        taken,
-        catches_faults: false,
-        at_branches: false,
-    });
+    let choice = choose(&Question { cfa_from_sp: &cfa, taken, ..question(&stretch, variables) });
     Chosen { choice, stretch, code }
 }
 
@@ -534,7 +541,7 @@ fn places_below_the_stack_hold_nothing() {
     // push rbp; mov rbp, rsp; sub rsp, 0x50: the frame that the entry sees does not exist at the push.
     let chosen = choose_with(
         &[at("x", &[sp(0x10)])],
-        &BTreeSet::new(),
+        &NOTHING_TAKEN,
         |address| {
             Some(match address - START {
                 0 => 8,
@@ -568,7 +575,7 @@ fn an_address_without_a_frame_or_of_another_site_is_not_taken() {
     let chosen = choose_with(&[at("x", &[RAX])], &BTreeSet::from([START + 3]), all, write);
     assert_eq!(*chosen.verdict("nop"), Verdict::Taken);
     assert!(chosen.instruction().starts_with("call"));
-    let chosen = choose_with(&[at("x", &[RAX])], &BTreeSet::new(), |at| (at == START).then_some(0x60), write);
+    let chosen = choose_with(&[at("x", &[RAX])], &NOTHING_TAKEN, |at| (at == START).then_some(0x60), write);
     assert_eq!(*chosen.verdict("nop"), Verdict::NoFrame);
     assert_eq!(chosen.choice.index, 0);
 }
@@ -585,17 +592,9 @@ fn what_is_not_wanted_may_be_lost() {
     let stretch = stretch_at(&code, &graph, START);
     let only = |name: &'static str| {
         let choice = choose(&Question {
-            stretch: &stretch,
             cfa_from_sp: &|_| Some(8),
-            variables: &variables,
-            dictionary: None,
-            leads_on: &|_| true,
-            keeps_go_rules: true,
-            copies: None,
             is_wanted: &|variable| &*variable.name == name,
-            taken: &BTreeSet::new(),
-            catches_faults: false,
-            at_branches: false,
+            ..question(&stretch, &variables)
         });
         (choice.index, choice.reason())
     };

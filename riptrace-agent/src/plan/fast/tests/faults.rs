@@ -8,19 +8,7 @@ fn choose_catching(
     write: impl FnOnce(&mut CodeAssembler, &mut CodeLabel) -> Result<(), IcedError>,
 ) -> Chosen {
     let mut chosen = choose_in(variables, write);
-    chosen.choice = choose(&Question {
-        stretch: &chosen.stretch,
-        cfa_from_sp: &|_| Some(i32::try_from(CFA).unwrap()),
-        variables,
-        dictionary: None,
-        is_wanted: &|_| true,
-        leads_on: &|_| true,
-        keeps_go_rules: true,
-        copies: None,
-        taken: &BTreeSet::new(),
-        catches_faults: true,
-        at_branches: false,
-    });
+    chosen.choice = choose(&Question { catches_faults: true, ..question(&chosen.stretch, variables) });
     chosen
 }
 

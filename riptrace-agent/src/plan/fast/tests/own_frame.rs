@@ -24,19 +24,7 @@ fn crosses(
     let code = Bytes::new(START, &assembled.inner.code_buffer);
     let graph = code.graph().unwrap();
     let stretch = stretch_at(&code, &graph, entry);
-    let choice = choose(&Question {
-        stretch: &stretch,
-        cfa_from_sp: &|_| Some(i32::try_from(CFA).unwrap()),
-        variables: &[variable("p", place)],
-        dictionary: None,
-        is_wanted: &|_| true,
-        leads_on: &|_| true,
-        keeps_go_rules: true,
-        copies: None,
-        taken: &BTreeSet::new(),
-        catches_faults: false,
-        at_branches: false,
-    });
+    let choice = choose(&question(&stretch, &[variable("p", place)]));
     let call = choice.candidates.iter().find(|one| one.instruction.starts_with("call")).unwrap();
     call.verdict == Verdict::Allowed { readable: 1 }
 }
@@ -166,19 +154,7 @@ fn a_value_is_also_read_where_the_functions_code_has_put_it() {
     let stretch = stretch_at(&code, &graph, entry);
     let copies = Copies::in_graph(&code, graph).unwrap();
     let variables = [at("p", &[RAX])];
-    let question = Question {
-        stretch: &stretch,
-        cfa_from_sp: &|_| Some(i32::try_from(CFA).unwrap()),
-        variables: &variables,
-        dictionary: None,
-        is_wanted: &|_| true,
-        leads_on: &|_| true,
-        keeps_go_rules: true,
-        copies: None,
-        taken: &BTreeSet::new(),
-        catches_faults: true,
-        at_branches: false,
-    };
+    let question = Question { catches_faults: true, ..question(&stretch, &variables) };
     let without = choose(&question);
     assert!(without.lacks_values());
     assert_eq!(without.index, stretch.entry);
