@@ -138,9 +138,13 @@ fn hits(batches: &[Batch]) -> Vec<&Hit> {
     events.filter_map(|event| if let Event::Hit(hit) = event { Some(&**hit) } else { None }).collect()
 }
 
-fn counts_fixture() -> Fixture {
+fn fixture(argument: &str) -> Fixture {
     let executable = go::build(&Version::local().unwrap(), Mode::Optimised).unwrap();
-    Fixture::start(&executable, &["counts"]).unwrap()
+    Fixture::start(&executable, &[argument]).unwrap()
+}
+
+fn counts_fixture() -> Fixture {
+    fixture("counts")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -244,6 +244,13 @@ impl Owner {
     fn keep_within_budget(&mut self) {
         let Some(loaded) = &mut self.loaded else { return };
         for event in loaded.tracer.watch_cost() {
+            if let Event::Moved(moved) = &event
+                && let Ok(place) = moved.tracepoint.parse()
+                && let Some(placed) = self.places.get_mut(&place)
+            {
+                placed.attached.sites.clone_from(&moved.sites);
+                self.changed();
+            }
             let ended = self.output.take_other(event, &self.held, &self.places);
             if let Some(id) = ended {
                 self.end(&id, DetachReason::Budget);

@@ -140,6 +140,25 @@ async fn a_tracepoint_follows_its_statement_or_is_stale() {
     assert!(stale.failures[0].reason.contains("no statement `n.Endless += 2` any more"));
 }
 
+/// A tracepoint at a branch that mostly goes elsewhere moves, and is listed where it is then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tracepoint_that_moved_is_listed_where_it_is() {
+    let Some(setting) = Setting::start("agent, moving", &[]).await else { return };
+    let mut fixture = fixture("passages");
+    let location = probed_line(&Version::local().unwrap(), "passages.Seldom").unwrap().location();
+    let armed = setting.create(spec("t", fixture.pid(), location)).await;
+    let first = &armed.bindings[0].sites[0];
+    assert!(first.fast, "{first:?}");
+    fixture.release().unwrap();
+    fixture.wait_done(TIMEOUT).unwrap();
+    let listed = setting.list().await;
+    let now = &listed[0].bindings[0].sites[0];
+    assert!(!now.fast && now.location.pc != first.location.pc, "{now:?}");
+    assert!(listed[0].stats.passed > 0, "{:?}", listed[0].stats);
+    let truth = fixture.end().unwrap().counts["passages.Seldom"];
+    assert_eq!(listed[0].stats.hits, truth, "{:?}", listed[0].stats);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_agents_on_one_machine_take_some_services_each() {
     let Some(setting) = Setting::start("agent, two", &["--only-service", "nobody's"]).await else { return };
