@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use crate::go::Version;
+
 /// Capability numbers of `linux/capability.h`.
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
@@ -17,6 +19,22 @@ pub fn bpf(test: &str) -> bool {
     }
     leave_out(test, "it arms probes, which needs root, or CAP_BPF and CAP_PERFMON");
     false
+}
+
+/// The same of programs of this version of Go, which has to be here or to be fetched.
+#[must_use]
+pub fn bpf_and_go(test: &str, version: &Version) -> bool {
+    bpf(test) && go(test, version)
+}
+
+/// Whether programs can be built by this version of Go. If not: as [`bpf`].
+#[must_use]
+pub fn go(test: &str, version: &Version) -> bool {
+    let is_available = version.is_available();
+    if !is_available {
+        leave_out(test, "this version of Go can't be fetched here");
+    }
+    is_available
 }
 
 /// Says on standard error that a test is left out, past the capturing of output by the test runner.

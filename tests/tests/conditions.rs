@@ -82,11 +82,7 @@ fn program(expressions: &[Expression]) -> (PathBuf, BTreeMap<&'static str, usize
 
 fn run(version: &Version, mode: Mode) {
     let title = format!("conditions, go{} {}", version.0, mode.name());
-    if !requirements::bpf(&title) {
-        return;
-    }
-    if !version.is_available() {
-        requirements::leave_out(&title, "this version of Go can't be fetched here");
+    if !requirements::bpf_and_go(&title, version) {
         return;
     }
     let expressions = expressions();

@@ -160,11 +160,7 @@ const LINES: [Line; 5] = [
 
 fn run(version: &Version, mode: Mode) {
     let title = format!("expressions, go{} {}", version.0, mode.name());
-    if !requirements::bpf(&title) {
-        return;
-    }
-    if !version.is_available() {
-        requirements::leave_out(&title, "this version of Go can't be fetched here");
+    if !requirements::bpf_and_go(&title, version) {
         return;
     }
     let executable = go::build(version, mode).unwrap();

@@ -16,11 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn counts_agree(version: &Version, mode: Mode) {
     let title = format!("hit counts, go{} {}", version.0, mode.name());
-    if !requirements::bpf(&title) {
-        return;
-    }
-    if !version.is_available() {
-        requirements::leave_out(&title, "this version of Go can't be fetched here");
+    if !requirements::bpf_and_go(&title, version) {
         return;
     }
     let executable = go::build(version, mode).unwrap();

@@ -23,11 +23,7 @@ const FOLLOWED: [&str; 7] = ["IsOdd", "Clamp", "Sum", "Waits", "Outer", "Failing
 
 fn each_call_ends_once(version: &Version, mode: Mode) {
     let title = format!("returns of inlined calls, go{} {}", version.0, mode.name());
-    if !requirements::bpf(&title) {
-        return;
-    }
-    if !version.is_available() {
-        requirements::leave_out(&title, "this version of Go can't be fetched here");
+    if !requirements::bpf_and_go(&title, version) {
         return;
     }
     let executable = go::build(version, mode).unwrap();

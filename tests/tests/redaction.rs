@@ -187,11 +187,7 @@ fn run(executable: &Path, rules: &Arc<Rules>) -> Seen {
 
 fn secrets_stay(version: &Version, mode: Mode) {
     let title = format!("redaction, go{} {}", version.0, mode.name());
-    if !requirements::bpf(&title) {
-        return;
-    }
-    if !version.is_available() {
-        requirements::leave_out(&title, "this version of Go can't be fetched here");
+    if !requirements::bpf_and_go(&title, version) {
         return;
     }
     let executable = go::build_in(&program(), version, mode).unwrap();

@@ -134,11 +134,7 @@ fn fibonacci(n: i64) -> i64 {
 
 fn calls_are_told(version: &Version, mode: Mode) {
     let title = format!("messages of returns, go{} {}", version.0, mode.name());
-    if !requirements::bpf(&title) {
-        return;
-    }
-    if !version.is_available() {
-        requirements::leave_out(&title, "this version of Go can't be fetched here");
+    if !requirements::bpf_and_go(&title, version) {
         return;
     }
     let executable = go::build(version, mode).unwrap();

@@ -93,11 +93,7 @@ fn add_up(finished: &Finished) {
 
 fn ends_agree(version: &Version, mode: Mode) {
     let title = format!("returns, go{} {}", version.0, mode.name());
-    if !requirements::bpf(&title) {
-        return;
-    }
-    if !version.is_available() {
-        requirements::leave_out(&title, "this version of Go can't be fetched here");
+    if !requirements::bpf_and_go(&title, version) {
         return;
     }
     let (truth, finished) = probed(version, mode, &[]);

@@ -19,11 +19,7 @@ const LEAST_SHARE: f64 = 65.0;
 
 fn run(version: &Version, mode: Mode) -> Option<Tally> {
     let title = format!("go{}-{}", version.0, mode.name());
-    if !requirements::bpf(&title) {
-        return None;
-    }
-    if !version.is_available() {
-        requirements::leave_out(&title, "this version of Go can't be fetched here");
+    if !requirements::bpf_and_go(&title, version) {
         return None;
     }
     let tally = truth::run(version, mode).unwrap_or_else(|error| panic!("{title}: {error:#}"));
