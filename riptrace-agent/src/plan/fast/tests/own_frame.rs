@@ -9,24 +9,15 @@ fn crosses(
     place: VariableLocation,
     before: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
 ) -> bool {
-    let mut assembler = CodeAssembler::new(64).unwrap();
-    let mut entry = assembler.create_label();
-    let a = &mut assembler;
-    a.sub(rsp, 0x58).unwrap();
-    before(a).unwrap();
-    a.set_label(&mut entry).unwrap();
-    a.mov(qword_ptr(rsp + 0x38), rdx).unwrap();
-    a.call(PANIC_INDEX + 2).unwrap();
-    a.ret().unwrap();
-    let options = iced_x86::BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS;
-    let assembled = assembler.assemble_options(START, options).unwrap();
-    let entry = assembled.label_ip(&entry).unwrap();
-    let code = Bytes::new(START, &assembled.inner.code_buffer);
-    let graph = code.graph().unwrap();
-    let stretch = stretch_at(&code, &graph, entry);
-    let choice = choose(&question(&stretch, &[variable("p", place)]));
-    let call = choice.candidates.iter().find(|one| one.instruction.starts_with("call")).unwrap();
-    call.verdict == Verdict::Allowed { readable: 1 }
+    let chosen = choose_in(&[variable("p", place)], |a, entry| {
+        a.sub(rsp, 0x58)?;
+        before(a)?;
+        a.set_label(entry)?;
+        a.mov(qword_ptr(rsp + 0x38), rdx)?;
+        a.call(PANIC_INDEX + 2)?;
+        a.ret()
+    });
+    *chosen.verdict("call") == Verdict::Allowed { readable: 1 }
 }
 
 fn word(place: Place) -> VariableLocation {
@@ -132,28 +123,23 @@ fn an_address_of_the_frame_is_followed_wherever_it_goes() {
 
 #[test]
 fn a_value_is_also_read_where_the_functions_code_has_put_it() {
-    let mut a = CodeAssembler::new(64).unwrap();
-    let mut entry = a.create_label();
-    let mut other = a.create_label();
-    a.sub(rsp, 0x58).unwrap();
-    a.mov(qword_ptr(rsp + argument(0)), rax).unwrap();
-    a.test(rbx, rbx).unwrap();
-    a.je(other).unwrap();
-    a.set_label(&mut entry).unwrap();
-    a.mov(rax, qword_ptr(rax + 8)).unwrap();
-    a.call(PANIC_INDEX + 1).unwrap();
-    a.set_label(&mut other).unwrap();
-    a.mov(rcx, qword_ptr(rax)).unwrap();
-    a.add(rsp, 0x58).unwrap();
-    a.ret().unwrap();
-    let options = iced_x86::BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS;
-    let assembled = a.assemble_options(START, options).unwrap();
-    let entry = assembled.label_ip(&entry).unwrap();
-    let code = Bytes::new(START, &assembled.inner.code_buffer);
-    let graph = code.graph().unwrap();
-    let stretch = stretch_at(&code, &graph, entry);
-    let copies = Copies::in_graph(&code, graph).unwrap();
     let variables = [at("p", &[RAX])];
+    let Chosen { stretch, code, .. } = choose_in(&variables, |a, entry| {
+        let mut other = a.create_label();
+        a.sub(rsp, 0x58)?;
+        a.mov(qword_ptr(rsp + argument(0)), rax)?;
+        a.test(rbx, rbx)?;
+        a.je(other)?;
+        a.set_label(entry)?;
+        a.mov(rax, qword_ptr(rax + 8))?;
+        a.call(PANIC_INDEX + 1)?;
+        a.set_label(&mut other)?;
+        a.mov(rcx, qword_ptr(rax))?;
+        a.add(rsp, 0x58)?;
+        a.ret()
+    });
+    let graph = code.graph().unwrap();
+    let copies = Copies::in_graph(&code, graph).unwrap();
     let question = Question { catches_faults: true, ..question(&stretch, &variables) };
     let without = choose(&question);
     assert!(without.lacks_values());
