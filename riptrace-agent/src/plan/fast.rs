@@ -13,7 +13,10 @@ mod stretch;
 mod values;
 mod ways;
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    cell::LazyCell,
+    collections::{BTreeSet, HashMap},
+};
 
 use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic};
 use riptrace_common::wire::value::Unavailable;
@@ -297,7 +300,8 @@ fn states(question: &Question<'_>) -> HashMap<usize, Values> {
 fn changes(question: &Question<'_>) -> BTreeSet<usize> {
     let stretch = question.stretch;
     let mut factory = InstructionInfoFactory::new();
-    let is_seen = !question.keeps_go_rules || leads_to_frame(question);
+    // Reads types, and most lines have no such store.
+    let is_seen = LazyCell::new(|| !question.keeps_go_rules || leads_to_frame(question));
     let mut may_be_seen = |index: usize| -> bool {
         let Some(instruction) = stretch.instructions.get(index) else { return true };
         let place = stretch.places.get(index).copied().flatten();
@@ -310,7 +314,7 @@ fn changes(question: &Question<'_>) -> BTreeSet<usize> {
             match place {
                 Some(place) if named => {
                     let bytes = i64::try_from(memory.memory_size().size()).unwrap_or(i64::MAX);
-                    is_seen && (bytes == 0 || stretch.pointed_at.may_reach(place.saturating_add(bytes)))
+                    (bytes == 0 || stretch.pointed_at.may_reach(place.saturating_add(bytes))) && *is_seen
                 }
                 Some(_) | None => named,
             }
