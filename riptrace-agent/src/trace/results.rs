@@ -97,11 +97,11 @@ pub(super) struct AtEnd {
 
 /// Plans the expressions that tell of the end of a call which begins at this site.
 pub(super) fn at_end(image: &Image, wanted: &Wanted, site: &Site) -> Result<Option<AtEnd>, PlanFailure> {
-    let (Some(types), Some(function)) = (image.types(), &site.function) else { return Ok(None) };
-    let debug: &DebugInfo = types.unredacted();
-    if wanted.arguments_only {
+    if wanted.arguments_only || (wanted.captures.is_empty() && wanted.expressions.is_empty()) {
         return Ok(None);
     }
+    let (Some(types), Some(function)) = (image.types(), &site.function) else { return Ok(None) };
+    let debug: &DebugInfo = types.unredacted();
     let variables = debug.variables_between(function, site.scope_address, site.link_address)?;
     let mut results = results_at(image, debug, site, CallRole::Return)?;
     types.redact_results(&site.location.function, &mut results);
