@@ -63,18 +63,23 @@ impl Tracer {
     /// Looks at what the tracepoints cost: those move whose branches cost more than they save, and if all together cost too
     /// much, the costliest steps down. To be called every ten milliseconds or so.
     pub fn watch_cost(&mut self) -> Vec<Event> {
-        let mut events = self.leave_branches();
+        let at_ns = host::monotonic_ns();
+        let has_budget = self.budget.is_some();
+        let looked_at = self.armed.iter().filter(|(_, armed)| has_budget || armed.branch_watch.is_some());
+        // What can't be read now is read the next time.
+        let counters: BTreeMap<u32, Counters> =
+            looked_at.filter_map(|(&index, _)| Some((index, self.kernel.counters(index).ok()?))).collect();
+        let mut events = self.leave_branches(at_ns, &counters);
         let Some(mut budget) = self.budget.take() else { return events };
-        if !events.is_empty() {
+        let decision = if events.is_empty() {
+            let sampled = counters.iter().filter_map(|(index, counters)| {
+                Some((*index, self.sample(self.armed.get(index)?, counters)))
+            });
+            budget.look(at_ns, sampled.collect())
+        } else {
             budget.judge_from(host::monotonic_ns());
-        }
-        let mut samples = BTreeMap::new();
-        for (&index, armed) in &self.armed {
-            // What can't be read now is read the next time.
-            let Ok(counters) = self.kernel.counters(index) else { continue };
-            samples.insert(index, self.sample(armed, &counters));
-        }
-        let decision = budget.look(host::monotonic_ns(), samples);
+            None
+        };
         let share = budget.share();
         self.budget = Some(budget);
         if let Some(decision) = decision {
@@ -99,14 +104,10 @@ impl Tracer {
         }
     }
 
-    fn trap_ns(&self, armed: &Armed) -> u64 {
+    /// What a trap costs at the tracepoint's sites.
+    pub(super) fn trap_ns(&self, armed: &Armed) -> u64 {
         let cost = self.trap_cost.unwrap_or(TrapCost::ASSUMED);
         if armed.is_stepped { cost.stepped_ns } else { cost.emulated_ns }
-    }
-
-    /// What a trap costs at the tracepoint's sites.
-    pub(super) fn trap_ns_of(&self, index: u32) -> u64 {
-        self.armed.get(&index).map_or(0, |armed| self.trap_ns(armed))
     }
 
     fn step_down(&mut self, decision: &Decision, budget: f64) -> Vec<Event> {
@@ -181,7 +182,7 @@ impl Tracer {
     }
 
     /// Gives every site a plan of the arguments alone; whether any has some.
-    pub(super) fn reduce(&mut self, index: u32) -> Result<bool, ProbeError> {
+    fn reduce(&mut self, index: u32) -> Result<bool, ProbeError> {
         let Some(armed) = self.armed.get(&index) else { return Ok(false) };
         let Some(known) = self.images.get(armed.image.0) else { return Ok(false) };
         let mut wanted = armed.wanted.clone();

@@ -31,7 +31,7 @@ mod wanted;
 
 use std::{
     ops::ControlFlow,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc::Sender},
     time::Instant,
 };
@@ -42,7 +42,7 @@ use riptrace_common::{
         program::{self, TRACEPOINT_DRY_RUN, TRACEPOINT_ENABLED},
         record::Header,
     },
-    wire::event::{Attached, DetachReason, Detached, ErrorEvent, Event},
+    wire::event::{Attached, DetachReason, Detached, ErrorEvent, Event, SiteInfo},
 };
 
 use self::{
@@ -174,6 +174,11 @@ fn scope_of(processes: &ProcessScope) -> Scope {
         }
         _ => Scope::AllProcesses,
     }
+}
+
+/// The sites that a tracepoint is said to have.
+fn shown_sites(plans: &[SitePlan]) -> Vec<SiteInfo> {
+    plans.iter().filter(|plan| !plan.is_internal()).map(|plan| plan.info.clone()).collect()
 }
 
 impl Tracer {
@@ -318,12 +323,7 @@ impl Tracer {
         match self.attach(index, image_index, &request) {
             Ok((attachment, handles)) => {
                 let captures = request.plans.iter().map(|plan| capture_ns(plan, request.stack_frames));
-                let sites = request
-                    .plans
-                    .iter()
-                    .filter(|plan| !plan.is_internal())
-                    .map(|plan| plan.info.clone())
-                    .collect();
+                let sites = shown_sites(&request.plans);
                 let is_stepped = request.plans.iter().any(SitePlan::is_stepped);
                 let may_pass = request.plans.iter().any(SitePlan::may_pass);
                 let has_calls = request.plans.iter().any(|plan| plan.call != CallRole::None);
@@ -383,14 +383,25 @@ impl Tracer {
     ) -> Result<(AttachmentId, Vec<SiteHandle>), ProbeError> {
         let plans: Vec<&SitePlan> = request.plans.iter().collect();
         let handles = self.kernel.add_sites(tracepoint, image, &plans)?;
-        let points: Vec<_> =
-            request.plans.iter().map(|plan| plan.file_offset).zip(handles.iter().copied()).collect();
+        let scope = scope_of(&request.processes);
+        let attachment = self.set_traps(&handles, &request.plans, &request.attach_path, scope)?;
+        Ok((attachment, handles))
+    }
+
+    /// Sets the traps of written sites.
+    fn set_traps(
+        &mut self,
+        handles: &[SiteHandle],
+        plans: &[SitePlan],
+        attach_path: &Path,
+        scope: Scope,
+    ) -> Result<AttachmentId, ProbeError> {
         // Known before the first trap, so that no record comes from a site that nobody knows.
-        for (handle, plan) in handles.iter().zip(&request.plans) {
+        for (handle, plan) in handles.iter().zip(plans) {
             self.sites.insert(handle.index, ArmedSite { generation: handle.generation, plan: plan.clone() });
         }
-        let attachment = self.kernel.attach(&request.attach_path, &points, scope_of(&request.processes))?;
-        Ok((attachment, handles))
+        let points: Vec<_> = plans.iter().map(|plan| plan.file_offset).zip(handles.iter().copied()).collect();
+        self.kernel.attach(attach_path, &points, scope)
     }
 
     /// Takes what the kernel side recorded and hands the events over, in the order of the kernel's clock, until the sink

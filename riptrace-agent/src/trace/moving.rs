@@ -1,6 +1,6 @@
 //! A tracepoint at a branch that mostly goes elsewhere moves to its line's own instruction.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use riptrace_common::{
     abi::program::{Counters, TRACEPOINT_MOVED},
@@ -8,11 +8,10 @@ use riptrace_common::{
 };
 
 use super::{
-    ArmedSite, PlanFailure, SiteChoice, TracepointId, Tracer,
+    PlanFailure, SiteChoice, TracepointId, Tracer,
     budget::{Level, Settled},
-    host,
     passages::{PassageRates, Passages},
-    planning,
+    planning, shown_sites,
 };
 use crate::{
     plan::SitePlan,
@@ -30,16 +29,16 @@ enum Stays {
 
 impl Tracer {
     /// Lets those tracepoints move whose branches cost more than they save.
-    pub(super) fn leave_branches(&mut self) -> Vec<Event> {
-        let at_ns = host::monotonic_ns();
+    pub(super) fn leave_branches(&mut self, at_ns: u64, counters: &BTreeMap<u32, Counters>) -> Vec<Event> {
         let cost = self.trap_cost.unwrap_or(TrapCost::ASSUMED);
-        let mut due = Vec::new();
-        for (&index, armed) in &mut self.armed {
-            let Some(watch) = armed.branch_watch.as_mut().filter(|_| armed.until.is_none()) else { continue };
-            // What can't be read now is read the next time.
-            let Ok(Counters { hits, passed, .. }) = self.kernel.counters(index) else { continue };
-            due.extend(watch.look(at_ns, Passages { hits, passed }, cost).map(|rates| (index, rates)));
-        }
+        let due: Vec<(u32, PassageRates)> = counters
+            .iter()
+            .filter_map(|(&index, &Counters { hits, passed, .. })| {
+                let armed = self.armed.get_mut(&index).filter(|armed| armed.until.is_none())?;
+                let rates = armed.branch_watch.as_mut()?.look(at_ns, Passages { hits, passed }, cost)?;
+                Some((index, rates))
+            })
+            .collect();
         due.into_iter().filter_map(|(index, rates)| self.leave_branch(index, rates)).collect()
     }
 
@@ -73,42 +72,40 @@ impl Tracer {
         let mut wanted = armed.wanted.clone();
         wanted.sites = SiteChoice::NoBranch;
         let plans = planning::plan(&mut self.registry, &known.image, known.index, &wanted)?.plans;
-        let (image, level) = (known.index, armed.level);
-        let (attach_path, scope) = (armed.attach_path.clone(), armed.scope);
+        let (image, path, scope) = (known.index, armed.attach_path.clone(), armed.scope);
+        let (level, former_trap_ns) = (armed.level, self.trap_ns(armed));
 
         self.kernel.upload(&self.registry.take_upload())?;
         let handles = self.kernel.add_sites_to_move_to(index, image, &plans.iter().collect::<Vec<_>>())?;
-        let points: Vec<_> = plans.iter().map(|plan| plan.file_offset).zip(handles.iter().copied()).collect();
-        for (handle, plan) in handles.iter().zip(&plans) {
-            self.sites.insert(handle.index, ArmedSite { generation: handle.generation, plan: plan.clone() });
-        }
-        let attachment = match self.kernel.attach(&attach_path, &points, scope) {
+        let attachment = match self.set_traps(&handles, &plans, &path, scope) {
             Ok(attachment) => attachment,
             Err(error) => {
                 self.kernel.remove_sites(&handles)?;
                 return Err(error.into());
             }
         };
-
-        let cost = self.trap_ns_of(index);
+        // From here on these sites' hits count, and not those of the former ones.
+        if let Err(error) = self.kernel.change(index, |tracepoint| tracepoint.flags |= TRACEPOINT_MOVED) {
+            self.kernel.detach(attachment)?;
+            self.kernel.remove_sites(&handles)?;
+            return Err(error.into());
+        }
         let Some(armed) = self.armed.get_mut(&index) else { return Err(unknown().into()) };
         let former = armed.attachment.replace(attachment);
         armed.wanted = wanted;
         // The former sites are kept: records of theirs are on their way.
         armed.handles = handles;
         armed.is_stepped = plans.iter().any(SitePlan::is_stepped);
-        if level == Level::Arguments && !self.reduce(index)? {
-            self.lower(TracepointId(index), Level::Count)?;
-        }
-        self.kernel.change(index, |tracepoint| tracepoint.flags |= TRACEPOINT_MOVED)?;
-        let counters = self.kernel.counters(index)?;
-        if let Some(armed) = self.armed.get_mut(&index) {
-            let traps = counters.hits.saturating_add(counters.passed);
-            armed.settled = Settled { traps, cost_ns: traps.saturating_mul(cost) };
-        }
         if let Some(former) = former {
             self.kernel.detach(former)?;
         }
-        Ok(plans.iter().filter(|plan| !plan.is_internal()).map(|plan| plan.info.clone()).collect())
+        let traps = self.kernel.counters(index).map(|counters| counters.hits.saturating_add(counters.passed));
+        if let (Some(armed), Ok(traps)) = (self.armed.get_mut(&index), traps) {
+            armed.settled = Settled { traps, cost_ns: traps.saturating_mul(former_trap_ns) };
+        }
+        if level == Level::Arguments {
+            self.lower(TracepointId(index), level)?;
+        }
+        Ok(shown_sites(&plans))
     }
 }
