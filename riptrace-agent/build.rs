@@ -15,6 +15,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use object::{
+    build::elf::{Builder, SectionData},
+    elf,
+};
 
 const TARGET: &str = "bpfel-unknown-none";
 /// What is behind the name of the built binary, and the name under which `probe` includes it.
@@ -69,9 +73,30 @@ fn main() -> Result<()> {
 fn copy(built: &Path, objects: &[PathBuf; 2]) -> Result<()> {
     for ((suffix, _), object) in OBJECTS.iter().zip(objects) {
         let built = with_suffix(built, suffix);
-        fs::copy(&built, object).with_context(|| format!("copying {}", built.display()))?;
+        let bytes = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+        let stripped = without_dwarf(&bytes).with_context(|| format!("stripping {}", built.display()))?;
+        fs::write(object, stripped).with_context(|| format!("writing {}", object.display()))?;
     }
     Ok(())
+}
+
+/// The object without its DWARF, of which BTF was made: nobody reads it from here on, but the loader goes through the
+/// relocations of all sections at every start.
+fn without_dwarf(object: &[u8]) -> Result<Vec<u8>> {
+    let mut builder = Builder::read(object)?;
+    for section in &mut builder.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    builder.delete_orphans();
+    // LLVM keeps the names of sections among those of symbols; the builder wants them apart.
+    let names = builder.sections.add();
+    names.name = ".shstrtab".into();
+    names.sh_type = elf::SHT_STRTAB;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 /// `dir/name.o` → `dir/name-watch.o`.
