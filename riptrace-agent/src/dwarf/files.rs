@@ -11,7 +11,7 @@ const MIN_NAME_BYTES: usize = 1 << 20;
 const MAX_REPEATED: usize = 16;
 
 /// The names of a unit's files.
-pub(crate) fn names_of(view: &View<'_>, unit: &Unit<'_>, line_program: u64, is_go: bool) -> Vec<String> {
+pub(crate) fn names_of<'a>(view: &View<'a>, unit: &Unit<'a>, line_program: u64, is_go: bool) -> Vec<String> {
     let Ok(offset) = usize::try_from(line_program) else { return Vec::new() };
     let Ok(program) =
         view.dwarf.debug_line.program(DebugLineOffset(offset), unit.header.address_size(), None, None)

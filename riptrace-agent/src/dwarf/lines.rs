@@ -68,9 +68,9 @@ fn files_of<'a>(
 }
 
 /// The rows of one file in one unit, without reading the others'.
-pub(crate) fn rows_of_file(
-    view: &View<'_>,
-    unit: &Unit<'_>,
+pub(crate) fn rows_of_file<'a>(
+    view: &View<'a>,
+    unit: &Unit<'a>,
     line_program: u32,
     is_go: bool,
     file: &Arc<str>,
@@ -98,9 +98,9 @@ pub(crate) fn rows_of_file(
 
 impl UnitLines {
     /// Runs the unit's line program. A program that breaks off gives the rows until there.
-    pub(crate) fn read(
-        view: &View<'_>,
-        unit: &Unit<'_>,
+    pub(crate) fn read<'a>(
+        view: &View<'a>,
+        unit: &Unit<'a>,
         line_program: u32,
         is_go: bool,
     ) -> Result<Self, DwarfError> {

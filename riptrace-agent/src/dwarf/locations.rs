@@ -28,9 +28,9 @@ pub(crate) struct At {
 }
 
 /// Whether any of a location's entries says something about the address.
-pub(crate) fn is_described(
-    view: &View<'_>,
-    unit: &Unit<'_>,
+pub(crate) fn is_described<'a>(
+    view: &View<'a>,
+    unit: &Unit<'a>,
     location: &LocationAttribute,
     address: u64,
 ) -> bool {
@@ -45,9 +45,9 @@ pub(crate) type Leaves = [(u64, u64)];
 /// In optimised code a location list names the parts that the compiler still knows, in order, without padding, and
 /// says nothing of the others (cmd/compile/internal/ssa/debug.go, `writePendingEntry`; go#61700, go#72053): two pieces
 /// of a slice may be pointer and length or pointer and capacity. What can't be told for certain is bad debug data.
-pub(crate) fn evaluate(
-    view: &View<'_>,
-    unit: &Unit<'_>,
+pub(crate) fn evaluate<'a>(
+    view: &View<'a>,
+    unit: &Unit<'a>,
     location: &LocationAttribute,
     at: At,
     bytes: u64,
@@ -84,9 +84,9 @@ pub(crate) fn evaluate(
 /// a parameter's registers stand in front of its place on the stack, and for a variable that lives on the stack only.
 /// A list that also has a single register, or other places, follows one part that is all that is left of the value; so
 /// does, maybe, the list of a parameter that lies on the stack at entry already: as a whole it would need no list.
-fn is_of_whole(
-    view: &View<'_>,
-    unit: &Unit<'_>,
+fn is_of_whole<'a>(
+    view: &View<'a>,
+    unit: &Unit<'a>,
     location: &LocationAttribute,
     at: At,
     whole: &Whole<'_>,

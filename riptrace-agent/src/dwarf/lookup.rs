@@ -31,7 +31,7 @@ impl DebugInfo {
         View::new(&self.sections, &self.abbreviations)
     }
 
-    pub(crate) fn unit<'a>(&'a self, view: &View<'a>, index: u32) -> Result<Unit<'a>, DwarfError> {
+    pub(crate) fn unit<'a>(&'a self, view: &View<'a>, index: u32) -> Result<Arc<Unit<'a>>, DwarfError> {
         let record =
             self.index.unit(index).ok_or(DwarfError::BadOffset { what: "unit", offset: u64::from(index) })?;
         view.unit(u64::from(record.start))
@@ -153,7 +153,7 @@ impl DebugInfo {
             if let Some(unit) = units.borrow().get(&index) {
                 return Some(Arc::clone(unit));
             }
-            let unit = Arc::new(view.unit(u64::from(record.start)).ok()?);
+            let unit = view.unit(u64::from(record.start)).ok()?;
             units.borrow_mut().insert(index, Arc::clone(&unit));
             Some(unit)
         };
@@ -179,7 +179,7 @@ impl DebugInfo {
         let mut abstracts: Vec<(String, u64)> = Vec::new();
         for die in self.index.lookup(Table::Names, key).take(MAX_MATCHES) {
             let Some((_, record)) = self.index.unit_of(die) else { continue };
-            let unit = Arc::new(view.unit(u64::from(record.start))?);
+            let unit = view.unit(u64::from(record.start))?;
             let entry = scopes::read_abstract(&view, &|_| Some(Arc::clone(&unit)), die);
             let Some(full) = entry.name.filter(|full| names::matches(full, name)) else { continue };
             let base = names::base(&full).into_owned();

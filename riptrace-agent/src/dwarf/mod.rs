@@ -37,7 +37,7 @@ pub use self::{
     variable::{DictIndex, Piece, Place, VariableLocation, VisibleVariable},
     variables::{Parameter, Signature},
 };
-use self::{index::Index, lines::UnitLines, scopes::Scopes, unit::AbbreviationCache};
+use self::{index::Index, lines::UnitLines, scopes::Scopes, types::VariableType, unit::AbbreviationCache};
 use crate::{
     fast_map::FastMap,
     golang::{
@@ -96,6 +96,8 @@ pub struct DebugInfo {
     file_rows: RwLock<Option<FileRows>>,
     /// By offset of the type's entry.
     types: RwLock<FastMap<u64, Arc<GoType>>>,
+    /// By offset of what a variable or a field names as its type.
+    variable_types: RwLock<FastMap<u64, VariableType>>,
     /// Where types are that debug data leaves out.
     runtime_types: Option<Arc<dyn TypeMemory>>,
     /// By name of the type.
@@ -152,6 +154,7 @@ impl DebugInfo {
             lines: RwLock::default(),
             file_rows: RwLock::default(),
             types: RwLock::default(),
+            variable_types: RwLock::default(),
             runtime_types: None,
             constants: RwLock::default(),
             eh_frames: OnceLock::new(),

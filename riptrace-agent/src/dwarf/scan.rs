@@ -137,9 +137,9 @@ fn put_text(text: &mut Vec<u8>, value: &str) -> (u32, u32) {
 /// The files of line programs, by offset.
 type Files = Mutex<HashMap<u32, Arc<[String]>>>;
 
-fn files_of(
-    view: &View<'_>,
-    unit: &Unit<'_>,
+fn files_of<'a>(
+    view: &View<'a>,
+    unit: &Unit<'a>,
     line_program: u32,
     is_go: bool,
     known: &Files,

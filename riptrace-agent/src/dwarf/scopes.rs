@@ -153,9 +153,9 @@ const MAX_ENTRIES: usize = 1 << 20;
 const MAX_RANGES: usize = 1 << 16;
 
 /// Reads the function at `die`. `Ok(None)`: what lies there is no function with code.
-pub(crate) fn read(
-    view: &View<'_>,
-    unit: &Unit<'_>,
+pub(crate) fn read<'a>(
+    view: &View<'a>,
+    unit: &Unit<'a>,
     unit_index: u32,
     is_go: bool,
     die: u64,

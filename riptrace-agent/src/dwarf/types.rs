@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gimli::AttributeValue;
 
 use super::{
-    DebugInfo,
+    DebugInfo, MAX_CACHED,
     unit::{Unit, View, entries_at, go, reference},
 };
 use crate::golang::{
@@ -40,6 +40,7 @@ struct Entry {
 }
 
 /// What a variable's type reference leads to.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct VariableType {
     pub(crate) id: TypeId,
     pub(crate) dict_index: Option<u32>,
@@ -49,6 +50,22 @@ impl DebugInfo {
     /// Follows typedefs that only repeat their target's name (`dotypedef` makes one for each named type), and the
     /// typedefs by which a generic function's variables name their place in the dictionary.
     pub(crate) fn variable_type(&self, view: &View<'_>, die: u64) -> VariableType {
+        if let Ok(known) = self.variable_types.read()
+            && let Some(&found) = known.get(&die)
+        {
+            return found;
+        }
+        let found = self.read_variable_type(view, die);
+        if let Ok(mut known) = self.variable_types.write() {
+            if known.len() >= MAX_CACHED {
+                known.clear();
+            }
+            known.insert(die, found);
+        }
+        found
+    }
+
+    fn read_variable_type(&self, view: &View<'_>, die: u64) -> VariableType {
         let mut id = die;
         let mut dict_index = None;
         for _ in 0..MAX_CHAIN {
@@ -77,7 +94,7 @@ impl DebugInfo {
     }
 
     /// The unit of the entry and the entry; `None` if nothing that could be a type lies there.
-    fn type_entry<'a>(&'a self, view: &View<'a>, die: u64) -> Option<(Entry, Unit<'a>)> {
+    fn type_entry<'a>(&self, view: &View<'a>, die: u64) -> Option<(Entry, Arc<Unit<'a>>)> {
         let (_, record) = self.index.unit_of(die)?;
         let unit = view.unit(u64::from(record.start)).ok()?;
         let mut entries = entries_at(&unit, die, "type").ok()?;
@@ -147,7 +164,7 @@ impl DebugInfo {
     }
 
     fn build<'a>(
-        &'a self,
+        &self,
         view: &View<'a>,
         unit: &Unit<'a>,
         die: u64,
@@ -276,7 +293,7 @@ impl DebugInfo {
 
     /// The number of elements and the size.
     fn array<'a>(
-        &'a self,
+        &self,
         view: &View<'a>,
         unit: &Unit<'a>,
         die: u64,
@@ -301,7 +318,7 @@ impl DebugInfo {
     }
 
     fn fields<'a>(
-        &'a self,
+        &self,
         view: &View<'a>,
         unit: &Unit<'a>,
         die: u64,

@@ -1,6 +1,7 @@
 //! Opening units and entries of `.debug_info`. Everything here borrows from the sections; only abbreviations are kept.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     ops::Range,
     sync::{Arc, RwLock},
@@ -72,6 +73,8 @@ impl AbbreviationCache {
 pub(crate) struct View<'a> {
     pub(crate) dwarf: gimli::Dwarf<Slice<'a>>,
     abbreviations: &'a AbbreviationCache,
+    /// The unit that was opened last: what is asked for next is mostly in the same one (Go has all types in one).
+    opened: RefCell<Option<(u64, Arc<Unit<'a>>)>>,
 }
 
 impl<'a> View<'a> {
@@ -95,17 +98,24 @@ impl<'a> View<'a> {
             ),
             ..gimli::Dwarf::default()
         };
-        Self { dwarf, abbreviations }
+        Self { dwarf, abbreviations, opened: RefCell::default() }
     }
 
     /// The unit whose header lies at the offset.
-    pub(crate) fn unit(&self, header_offset: u64) -> Result<Unit<'a>, DwarfError> {
+    pub(crate) fn unit(&self, header_offset: u64) -> Result<Arc<Unit<'a>>, DwarfError> {
+        if let Some((offset, unit)) = &*self.opened.borrow()
+            && *offset == header_offset
+        {
+            return Ok(Arc::clone(unit));
+        }
         let broken = DwarfError::broken("unit header");
         let offset = usize::try_from(header_offset)
             .map_err(|_| DwarfError::BadOffset { what: "unit header", offset: header_offset })?;
         let header = self.dwarf.debug_info.header_from_offset(DebugInfoOffset(offset)).map_err(&broken)?;
         let abbreviations = self.abbreviations.get(&self.dwarf, &header).map_err(&broken)?;
-        self.open(header, abbreviations).map_err(broken)
+        let unit = Arc::new(self.open(header, abbreviations).map_err(broken)?);
+        self.opened.replace(Some((header_offset, Arc::clone(&unit))));
+        Ok(unit)
     }
 
     /// As `gimli::Unit::new`, but it leaves the line program alone, whose header names every file of the unit.

@@ -419,10 +419,10 @@ impl DebugInfo {
     }
 
     /// A package variable's entry as a variable, with its full name; `None`: it has no fixed address.
-    pub(crate) fn global(
+    pub(crate) fn global<'a>(
         &self,
-        view: &View<'_>,
-        unit: &Unit<'_>,
+        view: &View<'a>,
+        unit: &Unit<'a>,
         name: &str,
         ty: u64,
         location: &LocationAttribute,
