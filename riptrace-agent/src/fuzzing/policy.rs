@@ -9,7 +9,7 @@ use crate::{
     dwarf::{Piece, Place, VariableLocation, VisibleVariable},
     golang::table::TypeTable,
     plan::types::TypeRegistry,
-    redact::{Policy, RedactedTypes, Rules, Sort},
+    redact::{Policy, RedactedTypes, Rules, Sort, TypeName},
 };
 
 /// Patterns and names that are tried of one input: the time is the product of both.
@@ -32,12 +32,13 @@ pub fn policy(data: &[u8]) {
             }
         };
         for name in &lines {
+            let of_type = TypeName::new(name);
             for sort in [Sort::Text, Sort::Harmless, Sort::Other] {
-                let _ = rules.forbids_variable(name, sort);
-                let _ = rules.forbids_field(name, name, sort);
-                let _ = rules.forbids_type(name, sort);
+                let _ = rules.treat_variable(name, || sort);
+                let _ = rules.treat_field(&of_type, name, || sort);
+                let _ = rules.forbids_type(&of_type, || sort);
             }
-            let _ = (rules.guards_type(name), rules.guards_holder(Some(name), name));
+            let _ = rules.guards_type(&of_type);
             let _ = (rules.allows_key(name), rules.forbids_key(name));
         }
         plan_what_is_left(rules, &lines);

@@ -110,26 +110,26 @@ pub(super) const ALLOWED_KEYS: &[&str] = &[
     "x-request-id",
 ];
 
-/// A variable, a field or a key of this name holds a secret.
-pub(super) fn is_secret(names: &Names, sort: Sort) -> bool {
-    if sort == Sort::Harmless {
-        return false;
-    }
+/// A variable, a field or a key of this name holds a secret. Finding out what sort it is takes longer than its name, which
+/// is asked first.
+pub(super) fn is_secret(names: &Names, sort: impl Fn() -> Sort) -> bool {
     let name = names.joined.as_str();
-    // `errInvalidPassword`, `ErrNoToken`: an error about one.
-    if name.starts_with("err") && sort != Sort::Text {
-        return false;
-    }
-    let is_text = sort == Sort::Text;
-    SECRET_PARTS.iter().any(|part| name.contains(part))
-        || is_text && SECRET_ENDS.iter().any(|end| name.ends_with(end))
-        || is_text && SECRET_TEXTS.contains(&name)
-        || is_named(names, &SECRET_NAMES)
+    let whatever_it_is =
+        SECRET_PARTS.iter().any(|part| name.contains(part)) || is_named(names, &SECRET_NAMES);
+    let as_text = || SECRET_ENDS.iter().any(|end| name.ends_with(end)) || SECRET_TEXTS.contains(&name);
+    (whatever_it_is || as_text())
+        && match sort() {
+            Sort::Text => true,
+            // `errInvalidPassword`, `ErrNoToken`: an error about one.
+            Sort::Other => whatever_it_is && !name.starts_with("err"),
+            Sort::Harmless => false,
+        }
 }
 
 /// Every value of the type of this name is a secret. A struct type's fields have names of their own.
-pub(super) fn is_secret_type(names: &Names, sort: Sort) -> bool {
-    sort == Sort::Text && is_secret(names, sort) || is_named(names, &SECRET_NAMES)
+pub(super) fn is_secret_type(names: &Names, sort: impl Fn() -> Sort) -> bool {
+    let only_text = || if sort() == Sort::Text { Sort::Text } else { Sort::Harmless };
+    is_named(names, &SECRET_NAMES) || is_secret(names, only_text)
 }
 
 pub(super) fn is_guarded_type(names: &Names) -> bool {

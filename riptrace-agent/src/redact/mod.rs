@@ -80,6 +80,17 @@ pub enum Sort {
     Other,
 }
 
+/// What happens to a value of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treatment {
+    /// It is copied as it is.
+    Copied,
+    /// It is not copied.
+    Redacted,
+    /// A map with strings as keys is followed only where its key is allowed. Anything else is copied as it is.
+    Guarded,
+}
+
 /// Patterns, compiled.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
@@ -156,54 +167,62 @@ impl Rules {
     pub fn forbids_key(&self, key: &str) -> bool {
         let names = Names::plain(key);
         !self.is_allowed(&names)
-            && (names.matches(&self.redact) || self.has_defaults && defaults::is_secret(&names, Sort::Text))
+            && (names.matches(&self.redact)
+                || self.has_defaults && defaults::is_secret(&names, || Sort::Text))
     }
 
-    /// A variable of this name (a package's: with the package) is not copied.
-    #[must_use]
-    pub fn forbids_variable(&self, name: &str, sort: Sort) -> bool {
-        self.forbids(&Names::qualified(name), sort)
+    /// What happens to a variable of this name (a package's: with the package).
+    pub fn treat_variable(&self, name: &str, sort: impl Fn() -> Sort) -> Treatment {
+        self.treat(&Names::qualified(name), sort)
     }
 
-    /// A field of this name of this struct type is not copied.
-    #[must_use]
-    pub fn forbids_field(&self, struct_name: &str, name: &str, sort: Sort) -> bool {
-        self.forbids(&Names::field(struct_name, name), sort)
+    /// What happens to a field of this name of this struct type.
+    pub fn treat_field(&self, holder: &TypeName, name: &str, sort: impl Fn() -> Sort) -> Treatment {
+        self.treat(&Names::field(holder, name), sort)
+    }
+
+    fn treat(&self, names: &Names, sort: impl Fn() -> Sort) -> Treatment {
+        if self.is_allowed(names) {
+            Treatment::Copied
+        } else if names.matches(&self.redact) || self.has_defaults && defaults::is_secret(names, sort) {
+            Treatment::Redacted
+        } else if self.guards_maps && defaults::is_guarded_holder(names) {
+            Treatment::Guarded
+        } else {
+            Treatment::Copied
+        }
     }
 
     /// Values of the type of this name are not copied.
-    #[must_use]
-    pub fn forbids_type(&self, name: &str, sort: Sort) -> bool {
-        let Some(names) = Names::of_type(name) else { return false };
-        !self.is_allowed(&names)
-            && (names.matches(&self.redact) || self.has_defaults && defaults::is_secret_type(&names, sort))
+    pub fn forbids_type(&self, name: &TypeName, sort: impl Fn() -> Sort) -> bool {
+        let Some(names) = &name.0 else { return false };
+        !self.is_allowed(names)
+            && (names.matches(&self.redact) || self.has_defaults && defaults::is_secret_type(names, sort))
     }
 
     /// Values of a map with string keys are followed only where its key is allowed: by its type's name.
     #[must_use]
-    pub fn guards_type(&self, name: &str) -> bool {
-        self.guards_maps
-            && Names::of_type(name)
-                .is_some_and(|names| !self.is_allowed(&names) && defaults::is_guarded_type(&names))
-    }
-
-    /// The same by the name of a variable, or a field, that holds the map.
-    #[must_use]
-    pub fn guards_holder(&self, struct_name: Option<&str>, name: &str) -> bool {
-        let names = match struct_name {
-            Some(holder) => Names::field(holder, name),
-            None => Names::qualified(name),
-        };
-        self.guards_maps && !self.is_allowed(&names) && defaults::is_guarded_holder(&names)
-    }
-
-    fn forbids(&self, names: &Names, sort: Sort) -> bool {
-        !self.is_allowed(names)
-            && (names.matches(&self.redact) || self.has_defaults && defaults::is_secret(names, sort))
+    pub fn guards_type(&self, name: &TypeName) -> bool {
+        let Some(names) = &name.0 else { return false };
+        self.guards_maps && !self.is_allowed(names) && defaults::is_guarded_type(names)
     }
 
     fn is_allowed(&self, names: &Names) -> bool {
         names.matches(&self.allow)
+    }
+}
+
+/// The name of a type, read once for whatever is asked of it and its fields.
+pub struct TypeName(Option<Names>);
+
+impl TypeName {
+    /// One that no programmer gave (`[]int`, `struct {…}`) says nothing.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        // Type arguments are types of their own.
+        let name = name.split('[').next().unwrap_or_default();
+        let is_given = !name.is_empty() && !name.contains(['*', ' ', '(', '{', '<']);
+        Self(is_given.then(|| Names::qualified(name)))
     }
 }
 
@@ -228,21 +247,11 @@ impl Names {
         Self::from(vec![base, short, full])
     }
 
-    /// `None`: it is no name of a type that a programmer gave.
-    fn of_type(name: &str) -> Option<Self> {
-        // Type arguments are types of their own.
-        let name = name.split('[').next().unwrap_or_default();
-        let is_named = !name.is_empty() && !name.contains(['*', ' ', '(', '{', '<']);
-        is_named.then(|| Self::qualified(name))
-    }
-
-    fn field(struct_name: &str, name: &str) -> Self {
+    fn field(holder: &TypeName, name: &str) -> Self {
         let name = name.to_lowercase();
-        let mut all = vec![name.clone()];
-        if let Some(holder) = Self::of_type(struct_name) {
-            all.extend(holder.all.iter().map(|holder| format!("{holder}.{name}")));
-        }
-        Self::from(all)
+        let qualified =
+            holder.0.iter().flat_map(|holder| &holder.all).map(|holder| format!("{holder}.{name}"));
+        Self::from(std::iter::once(name.clone()).chain(qualified).collect())
     }
 
     fn from(mut all: Vec<String>) -> Self {

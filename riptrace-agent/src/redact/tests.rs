@@ -13,6 +13,18 @@ fn rules(has_defaults: bool, patterns: &[&str], allow: &[&str]) -> Rules {
     Rules::new(has_defaults, &texts(patterns), Some(&policy)).unwrap()
 }
 
+fn forbids_variable(rules: &Rules, name: &str, sort: Sort) -> bool {
+    rules.treat_variable(name, || sort) == Treatment::Redacted
+}
+
+fn forbids_field(rules: &Rules, holder: &str, name: &str, sort: Sort) -> bool {
+    rules.treat_field(&TypeName::new(holder), name, || sort) == Treatment::Redacted
+}
+
+fn forbids_type(rules: &Rules, name: &str, sort: Sort) -> bool {
+    rules.forbids_type(&TypeName::new(name), || sort)
+}
+
 #[test]
 fn patterns_stand_for_whole_names_whatever_the_case() {
     for (pattern, name, holds) in [
@@ -65,17 +77,20 @@ fn default_rules_know_secrets_by_name_and_kind() {
         ("author", Sort::Text, false),
         ("main.adminPassword", Sort::Text, true),
     ] {
-        assert_eq!(rules.forbids_variable(name, sort), secret, "{name} {sort:?}");
+        assert_eq!(forbids_variable(&rules, name, sort), secret, "{name} {sort:?}");
     }
-    assert!(rules.forbids_field("net/http.Cookie", "Value", Sort::Text));
-    assert!(!rules.forbids_field("main.Option", "Value", Sort::Text));
-    assert!(rules.forbids_type("crypto/rsa.PrivateKey", Sort::Other));
-    assert!(rules.forbids_type("example.org/auth.Token", Sort::Text));
-    assert!(!rules.forbids_type("go/token.Token", Sort::Other));
-    assert!(!rules.forbids_type("*go/token.Token", Sort::Text));
-    assert!(!rules.forbids_type("main.SecretStore", Sort::Other));
-    assert!(rules.guards_type("net/http.Header") && rules.guards_type("net/url.Values"));
-    assert!(rules.guards_holder(Some("main.Mail"), "Headers") && !rules.guards_holder(None, "prices"));
+    assert!(forbids_field(&rules, "net/http.Cookie", "Value", Sort::Text));
+    assert!(!forbids_field(&rules, "main.Option", "Value", Sort::Text));
+    assert!(forbids_type(&rules, "crypto/rsa.PrivateKey", Sort::Other));
+    assert!(forbids_type(&rules, "example.org/auth.Token", Sort::Text));
+    assert!(!forbids_type(&rules, "go/token.Token", Sort::Other));
+    assert!(!forbids_type(&rules, "*go/token.Token", Sort::Text));
+    assert!(!forbids_type(&rules, "main.SecretStore", Sort::Other));
+    let guards = |name| rules.guards_type(&TypeName::new(name));
+    assert!(guards("net/http.Header") && guards("net/url.Values"));
+    let headers = rules.treat_field(&TypeName::new("main.Mail"), "Headers", || Sort::Other);
+    assert_eq!(headers, Treatment::Guarded);
+    assert_eq!(rules.treat_variable("prices", || Sort::Other), Treatment::Copied);
     assert!(rules.allows_key("Content-Type") && !rules.allows_key("Authorization"));
     assert!(rules.forbids_key("X-Api-Key") && !rules.forbids_key("colour"));
 }
@@ -83,11 +98,11 @@ fn default_rules_know_secrets_by_name_and_kind() {
 #[test]
 fn own_patterns_hold_for_any_kind_and_exceptions_win() {
     let rules = rules(true, &["salary", "hr.*", "main.User.Age"], &["*reset*", "auth.Public*"]);
-    assert!(rules.forbids_variable("salary", Sort::Other));
-    assert!(rules.forbids_type("example.org/x/hr.Person", Sort::Other));
-    assert!(rules.forbids_field("main.User", "Age", Sort::Other));
-    assert!(!rules.forbids_field("main.Dog", "Age", Sort::Other));
-    assert!(!rules.forbids_variable("passwordResetCount", Sort::Other));
+    assert!(forbids_variable(&rules, "salary", Sort::Other));
+    assert!(forbids_type(&rules, "example.org/x/hr.Person", Sort::Other));
+    assert!(forbids_field(&rules, "main.User", "Age", Sort::Other));
+    assert!(!forbids_field(&rules, "main.Dog", "Age", Sort::Other));
+    assert!(!forbids_variable(&rules, "passwordResetCount", Sort::Other));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, RwLock};
 
-use super::{Rules, Sort};
+use super::{Rules, Sort, Treatment, TypeName};
 use crate::{
     dwarf::{ClosureLayout, VisibleVariable},
     fast_map::FastMap,
@@ -81,10 +81,15 @@ impl<T: TypeSource> RedactedTypes<T> {
         if is_marked(ty) || self.rules.are_off() {
             return ty;
         }
-        if self.rules.forbids_variable(name, self.sort(ty)) {
-            return TypeId(ty.0 | REDACTED);
+        self.treated(ty, self.rules.treat_variable(name, || self.sort(ty)))
+    }
+
+    fn treated(&self, ty: TypeId, treatment: Treatment) -> TypeId {
+        match treatment {
+            Treatment::Copied => ty,
+            Treatment::Redacted => TypeId(ty.0 | REDACTED),
+            Treatment::Guarded => self.guarded(ty),
         }
-        if self.rules.guards_holder(None, name) { self.guarded(ty) } else { ty }
     }
 
     fn sort(&self, ty: TypeId) -> Sort {
@@ -125,33 +130,28 @@ impl<T: TypeSource> RedactedTypes<T> {
     fn see(&self, id: TypeId) -> Arc<GoType> {
         let bare = TypeId(id.0 & !(REDACTED | GUARDED));
         let ty = self.types.get(bare);
-        if id.0 & REDACTED != 0 || self.rules.forbids_type(&ty.name, self.sort(bare)) {
+        let name = TypeName::new(&ty.name);
+        if id.0 & REDACTED != 0 || self.rules.forbids_type(&name, || self.sort(bare)) {
             return Arc::new(GoType { shape: Shape::Redacted, ..GoType::clone(&ty) });
         }
         match &ty.shape {
             Shape::Struct { fields } if !is_runtime_s_own(&ty.name, fields) => {
-                let seen: Vec<FieldLayout> = fields.iter().map(|field| self.field(&ty.name, field)).collect();
+                let seen: Vec<FieldLayout> = fields.iter().map(|field| self.field(&name, field)).collect();
                 if seen == *fields {
                     return ty;
                 }
                 Arc::new(GoType { shape: Shape::Struct { fields: seen }, ..GoType::clone(&ty) })
             }
-            Shape::Map(map) if id.0 & GUARDED != 0 || self.rules.guards_type(&ty.name) => {
+            Shape::Map(map) if id.0 & GUARDED != 0 || self.rules.guards_type(&name) => {
                 Arc::new(GoType { shape: Shape::Map(self.guard(*map)), ..GoType::clone(&ty) })
             }
             _ => ty,
         }
     }
 
-    fn field(&self, holder: &str, field: &FieldLayout) -> FieldLayout {
-        let ty = if self.rules.forbids_field(holder, &field.name, self.sort(field.ty)) {
-            TypeId(field.ty.0 | REDACTED)
-        } else if self.rules.guards_holder(Some(holder), &field.name) {
-            self.guarded(field.ty)
-        } else {
-            field.ty
-        };
-        FieldLayout { ty, ..field.clone() }
+    fn field(&self, holder: &TypeName, field: &FieldLayout) -> FieldLayout {
+        let treatment = self.rules.treat_field(holder, &field.name, || self.sort(field.ty));
+        FieldLayout { ty: self.treated(field.ty, treatment), ..field.clone() }
     }
 
     /// Values that lie in the map itself, beside their keys, can't be copied one by one: none is.
