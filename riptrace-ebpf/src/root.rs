@@ -24,6 +24,15 @@ pub(crate) const ROOT_CHUNK: u32 = size_of::<Header>() as u32;
 /// Where the root chunk's data begins in every record.
 pub(crate) const ROOT_DATA: u32 = ROOT_CHUNK + CHUNK_BYTES;
 
+/// Windows that are filled one after the other. A plan has more only where variables lie far apart, and the verifier would go
+/// through each turn of a loop as often as it goes through this many.
+const WINDOWS_IN_LINE: u32 = 2;
+
+struct Rest {
+    scratch: *mut Scratch,
+    is_broken: bool,
+}
+
 /// Fills the root chunk behind the register file. 1: done, 0: the plan is broken.
 ///
 /// A global function, like the other parts of a capture: the verifier goes through it once, by itself, and not once
@@ -36,16 +45,33 @@ extern "C" fn riptrace_windows(scratch: *mut Scratch) -> i64 {
     }
     // SAFETY: `windows`'s.
     unsafe {
-        for index in 0..limits::MAX_WINDOWS_PER_SITE {
-            if index >= (*scratch).walk.windows {
-                break;
-            }
-            if !fill(scratch, index) {
+        let windows = (*scratch).walk.windows;
+        for index in 0..WINDOWS_IN_LINE {
+            if index < windows && !fill(scratch, index) {
                 return 0;
             }
         }
+        if windows <= WINDOWS_IN_LINE {
+            return 1;
+        }
+        let mut rest = Rest { scratch, is_broken: false };
+        raw::repeat(limits::MAX_WINDOWS_PER_SITE - WINDOWS_IN_LINE, fill_next, &mut rest);
+        i64::from(!rest.is_broken)
     }
-    1
+}
+
+/// 1: that was all.
+unsafe extern "C" fn fill_next(turn: u64, rest: *mut Rest) -> i64 {
+    // SAFETY: `repeat` gives what it was given.
+    unsafe {
+        let index = WINDOWS_IN_LINE + turn as u32;
+        let scratch = (*rest).scratch;
+        if index >= (*scratch).walk.windows {
+            return 1;
+        }
+        (*rest).is_broken = !fill(scratch, index);
+        i64::from((*rest).is_broken)
+    }
 }
 
 /// Fills one window. False: the plan is broken.
