@@ -1,7 +1,7 @@
 //! What an executable's runtime and linker leave to be found: `runtime.firstmoduledata`, itabs, and where `g` is.
 
 use crate::{
-    binary::{elf::Symbol, executable::Executable},
+    binary::executable::Executable,
     golang::{
         moduledata::{self, Itabs, Layout, ModuleData},
         pclntab::Pclntab,
@@ -51,11 +51,17 @@ impl Executable {
         }
     }
 
-    /// The itabs that the symbol table names; none in a stripped program (see [`Self::itab_addresses`]).
-    pub fn itabs(&self) -> Vec<Itab> {
+    /// The itabs that the symbol table names, of interfaces of these full names; none in a stripped program (see
+    /// [`Self::itab_addresses`]).
+    pub fn itabs(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<Itab> {
         let mut found = Vec::new();
         self.elf().for_each_data_symbol_with(&ITAB_PREFIXES.map(str::as_bytes), |name, symbol| {
-            found.extend(itab(name, symbol));
+            let named = itab(name).filter(|(_, interface)| is_wanted(interface));
+            found.extend(named.map(|(concrete, interface)| Itab {
+                concrete: concrete.to_owned(),
+                interface: interface.to_owned(),
+                link_address: symbol.value,
+            }));
             true
         });
         found
@@ -188,22 +194,21 @@ fn variant_2_offset(value: u64, memory_bytes: u64, align: u64) -> Option<i64> {
 /// Before the names of itabs; the second one up to Go 1.19.
 const ITAB_PREFIXES: [&str; 2] = ["go:itab.", "go.itab."];
 
-/// `go:itab.T,I`.
-fn itab(name: &[u8], symbol: Symbol) -> Option<Itab> {
+/// Concrete type and interface of `go:itab.T,I`.
+fn itab(name: &[u8]) -> Option<(&str, &str)> {
     let name = std::str::from_utf8(name).ok()?;
     let pair = ITAB_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix))?;
-    let (concrete, interface) = split_at_comma(pair)?;
-    Some(Itab { concrete: concrete.to_owned(), interface: interface.to_owned(), link_address: symbol.value })
+    split_at_comma(pair)
 }
 
 /// Splits at the comma that is outside of brackets, braces and parentheses (type arguments have commas of their own).
 fn split_at_comma(pair: &str) -> Option<(&str, &str)> {
     let mut depth = 0_i32;
-    for (at, c) in pair.char_indices() {
-        match c {
-            '[' | '{' | '(' => depth += 1,
-            ']' | '}' | ')' => depth -= 1,
-            ',' if depth == 0 => return Some((pair.get(..at)?, pair.get(at + 1..)?)),
+    for (at, byte) in pair.bytes().enumerate() {
+        match byte {
+            b'[' | b'{' | b'(' => depth += 1,
+            b']' | b'}' | b')' => depth -= 1,
+            b',' if depth == 0 => return Some((pair.get(..at)?, pair.get(at + 1..)?)),
             _ => {}
         }
     }

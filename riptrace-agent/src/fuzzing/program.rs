@@ -50,7 +50,7 @@ pub fn elf(data: &[u8]) {
     let _ = (executable.is_go(), executable.is_pie(), executable.text());
     let _ = (executable.symbol("runtime.tlsg"), executable.symbol("no.such.symbol"), elf.has_symbols());
     let _ = (executable.module_data(), executable.runtime_types(), executable.tls_g_offset());
-    let _ = (executable.itabs(), executable.itab_addresses());
+    let _ = (executable.itabs(|_| true), executable.itab_addresses());
     elf.for_each_relative_relocation(|_, _| {});
     if let Ok(table) = executable.pclntab() {
         ask(table);

@@ -174,13 +174,10 @@ impl Image {
         let mut contexts = Vec::new();
         let mut spans: BTreeSet<TypeId> =
             trace_context::SPAN_TYPES.iter().filter_map(|name| debug.type_named(name)).collect();
-        for itab in self.executable.itabs() {
-            let interface = itab.interface.as_str();
-            if ![trace_context::CONTEXT, trace_context::SPAN].contains(&interface) {
-                continue;
-            }
+        let interfaces = [trace_context::CONTEXT, trace_context::SPAN];
+        for itab in self.executable.itabs(|interface| interfaces.contains(&interface)) {
             let Some(ty) = debug.type_named(&itab.concrete) else { continue };
-            if interface == trace_context::SPAN {
+            if itab.interface == trace_context::SPAN {
                 spans.insert(ty);
             } else {
                 contexts.push(Implementation { itab: itab.link_address, ty });

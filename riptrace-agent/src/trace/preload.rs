@@ -58,9 +58,7 @@ pub(super) fn preload(
     let mut candidates = Vec::new();
     let mut named = Vec::new();
     if !names.is_empty() {
-        let itabs = image.executable.itabs();
-        let implementing = itabs.iter().filter(|itab| names.contains(itab.interface.as_str()));
-        for itab in implementing {
+        for itab in image.executable.itabs(|interface| names.contains(interface)) {
             let Some(ty) = types.unredacted().type_named(&itab.concrete) else { continue };
             candidates.push(ty);
             if let Some(runtime_type) = types.get(ty).runtime_type {

@@ -23,7 +23,7 @@ fn programs() -> &'static [Vec<u8>] {
 fn exercise(bytes: Vec<u8>) {
     let Ok(executable) = Executable::from_bytes(&Bytes::from(bytes), Path::new("damaged")) else { return };
     let _ = (executable.is_go(), executable.build_id().map(str::len), executable.tls_g_offset());
-    let _ = (executable.runtime_types(), executable.itab_addresses().len(), executable.itabs().len());
+    let _ = (executable.runtime_types(), executable.itab_addresses().len(), executable.itabs(|_| true).len());
     let (text, code) = executable.text();
     let _ = (executable.file_offset(text), executable.read_only(text, code.len().min(64)));
     for address in [0, 1, text, u64::MAX, u64::MAX - 7] {
