@@ -96,15 +96,19 @@ impl Tracer {
         // The former sites are kept: records of theirs are on their way.
         armed.handles = handles;
         armed.is_stepped = plans.iter().any(SitePlan::is_stepped);
-        if let Some(former) = former {
-            self.kernel.detach(former)?;
+        if let Some(former) = former
+            && let Err(error) = self.kernel.detach(former)
+        {
+            tracing::warn!(%error, "the traps of a branch that a tracepoint left stay, and are ignored");
         }
         let traps = self.kernel.counters(index).map(|counters| counters.hits.saturating_add(counters.passed));
         if let (Some(armed), Ok(traps)) = (self.armed.get_mut(&index), traps) {
             armed.settled = Settled { traps, cost_ns: traps.saturating_mul(former_trap_ns) };
         }
-        if level == Level::Arguments {
-            self.lower(TracepointId(index), level)?;
+        if level == Level::Arguments
+            && let Err(error) = self.lower(TracepointId(index), level)
+        {
+            tracing::warn!(%error, "a tracepoint that moved captures more than its budget's step");
         }
         Ok(shown_sites(&plans))
     }
