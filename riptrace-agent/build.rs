@@ -89,11 +89,14 @@ fn without_dwarf(object: &[u8]) -> Result<Vec<u8>> {
         section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
     }
     builder.delete_orphans();
-    // LLVM keeps the names of sections among those of symbols; the builder wants them apart.
-    let names = builder.sections.add();
-    names.name = ".shstrtab".into();
-    names.sh_type = elf::SHT_STRTAB;
-    names.data = SectionData::SectionString;
+    // LLVM keeps the names of sections among those of symbols; the builder wants them apart, as they are in an object that
+    // was stripped before.
+    if !builder.sections.iter().any(|section| matches!(section.data, SectionData::SectionString)) {
+        let names = builder.sections.add();
+        names.name = ".shstrtab".into();
+        names.sh_type = elf::SHT_STRTAB;
+        names.data = SectionData::SectionString;
+    }
     let mut stripped = Vec::new();
     builder.write(&mut stripped)?;
     Ok(stripped)
