@@ -11,6 +11,7 @@ compile_error!(
 
 pub mod agent;
 pub mod binary;
+mod bounded_cache;
 pub mod cli;
 pub mod client;
 pub mod decode;

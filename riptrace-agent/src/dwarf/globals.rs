@@ -57,19 +57,7 @@ impl DebugInfo {
 
     /// The named constants of a named type (`main.Status`), in order of declaration.
     pub fn constants_of(&self, type_name: &str) -> Arc<[NamedConstant]> {
-        if let Ok(known) = self.constants.read()
-            && let Some(found) = known.get(type_name)
-        {
-            return Arc::clone(found);
-        }
-        let found: Arc<[NamedConstant]> = self.read_constants(type_name).into();
-        if let Ok(mut known) = self.constants.write() {
-            if known.len() >= super::MAX_CACHED {
-                known.clear();
-            }
-            known.insert(type_name.to_owned(), Arc::clone(&found));
-        }
-        found
+        self.constants.get_or_insert(type_name, || self.read_constants(type_name).into())
     }
 
     fn read_constants(&self, type_name: &str) -> Vec<NamedConstant> {

@@ -10,8 +10,7 @@ use std::{
 };
 
 use super::{
-    DebugInfo, DwarfError, Function, FunctionMatch, LineRow, MAX_CACHED, MAX_CACHED_FUNCTIONS,
-    MAX_CACHED_LINES, VisibleVariable, frames,
+    DebugInfo, DwarfError, Function, FunctionMatch, LineRow, VisibleVariable, frames,
     index::Table,
     lines::{UnitLines, rows_of_file},
     names,
@@ -39,27 +38,18 @@ impl DebugInfo {
 
     /// The unit's line table. A unit without one has an empty one.
     pub(crate) fn unit_lines(&self, index: u32) -> Result<Arc<UnitLines>, DwarfError> {
-        if let Ok(known) = self.lines.read()
-            && let Some(lines) = known.get(&index)
-        {
-            return Ok(Arc::clone(lines));
-        }
-        let record =
-            self.index.unit(index).ok_or(DwarfError::BadOffset { what: "unit", offset: u64::from(index) })?;
-        let lines = if record.line_program == u32::MAX {
-            Arc::default()
-        } else {
+        self.lines.get_or_try_insert(&index, || {
+            let record = self
+                .index
+                .unit(index)
+                .ok_or(DwarfError::BadOffset { what: "unit", offset: u64::from(index) })?;
+            if record.line_program == u32::MAX {
+                return Ok(Arc::default());
+            }
             let view = self.view();
             let unit = view.unit(u64::from(record.start))?;
-            Arc::new(UnitLines::read(&view, &unit, record.line_program, record.is_go)?)
-        };
-        if let Ok(mut known) = self.lines.write() {
-            if known.len() >= MAX_CACHED_LINES {
-                known.clear();
-            }
-            known.insert(index, Arc::clone(&lines));
-        }
-        Ok(lines)
+            Ok(Arc::new(UnitLines::read(&view, &unit, record.line_program, record.is_go)?))
+        })
     }
 
     /// The rows of one file (named as [`Self::files`] names it) from every unit that has it, by address.
@@ -124,19 +114,7 @@ impl DebugInfo {
 
     /// The function whose entry lies at `die`, with all that is in it.
     pub(crate) fn scopes(&self, die: u64) -> Result<Option<Arc<Scopes>>, DwarfError> {
-        if let Ok(known) = self.functions.read()
-            && let Some(scopes) = known.get(&die)
-        {
-            return Ok(scopes.clone());
-        }
-        let scopes = self.read_scopes(die)?.map(Arc::new);
-        if let Ok(mut known) = self.functions.write() {
-            if known.len() >= MAX_CACHED_FUNCTIONS {
-                known.clear();
-            }
-            known.insert(die, scopes.clone());
-        }
-        Ok(scopes)
+        self.functions.get_or_try_insert(&die, || Ok(self.read_scopes(die)?.map(Arc::new)))
     }
 
     fn read_scopes(&self, die: u64) -> Result<Option<Scopes>, DwarfError> {
@@ -305,25 +283,13 @@ impl DebugInfo {
 
 impl TypeSource for DebugInfo {
     fn get(&self, id: TypeId) -> Arc<GoType> {
-        if let Ok(known) = self.types.read()
-            && let Some(found) = known.get(&id.0)
-        {
-            return Arc::clone(found);
-        }
-        let found = match AbiTypes::address(id).zip(self.abi_types()) {
+        let read = || match AbiTypes::address(id).zip(self.abi_types()) {
             None => self.read_type(&self.view(), id.0, 0),
             Some((address, types)) => types
                 .read(address, |address| self.described(address))
                 .unwrap_or_else(|| self.read_type(&self.view(), id.0, 0)),
         };
-        let found = Arc::new(found);
-        if let Ok(mut known) = self.types.write() {
-            if known.len() >= MAX_CACHED {
-                known.clear();
-            }
-            known.insert(id.0, Arc::clone(&found));
-        }
-        found
+        self.types.get_or_insert(&id.0, || Arc::new(read()))
     }
 
     fn by_runtime_type(&self, link_address: u64) -> Option<TypeId> {

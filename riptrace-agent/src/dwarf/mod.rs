@@ -22,7 +22,7 @@ pub mod variable;
 mod variables;
 
 use std::{
-    collections::HashMap,
+    hash::RandomState,
     sync::{Arc, OnceLock, RwLock},
 };
 
@@ -39,7 +39,7 @@ pub use self::{
 };
 use self::{index::Index, lines::UnitLines, scopes::Scopes, types::VariableType, unit::AbbreviationCache};
 use crate::{
-    fast_map::FastMap,
+    bounded_cache::BoundedCache,
     golang::{
         abi_type::{AbiTypes, TypeMemory},
         types::GoType,
@@ -89,19 +89,19 @@ pub struct DebugInfo {
     index_was_cached: bool,
     abbreviations: AbbreviationCache,
     /// By offset of the function's entry; `None`: no function.
-    functions: RwLock<HashMap<u64, Option<Arc<Scopes>>>>,
+    functions: BoundedCache<u64, Option<Arc<Scopes>>, MAX_CACHED_FUNCTIONS>,
     /// By index of the unit.
-    lines: RwLock<HashMap<u32, Arc<UnitLines>>>,
+    lines: BoundedCache<u32, Arc<UnitLines>, MAX_CACHED_LINES>,
     /// The rows of the file that was asked for last: whoever asks for one line of a file asks for more of them.
     file_rows: RwLock<Option<FileRows>>,
     /// By offset of the type's entry.
-    types: RwLock<FastMap<u64, Arc<GoType>>>,
+    types: BoundedCache<u64, Arc<GoType>, MAX_CACHED>,
     /// By offset of what a variable or a field names as its type.
-    variable_types: RwLock<FastMap<u64, VariableType>>,
+    variable_types: BoundedCache<u64, VariableType, MAX_CACHED>,
     /// Where types are that debug data leaves out.
     runtime_types: Option<Arc<dyn TypeMemory>>,
     /// By name of the type.
-    constants: RwLock<HashMap<String, Arc<[NamedConstant]>>>,
+    constants: BoundedCache<String, Arc<[NamedConstant]>, MAX_CACHED, RandomState>,
     /// Frame descriptions of C code.
     eh_frames: OnceLock<Vec<(u64, u32)>>,
 }
@@ -150,13 +150,13 @@ impl DebugInfo {
             index,
             index_was_cached,
             abbreviations,
-            functions: RwLock::default(),
-            lines: RwLock::default(),
+            functions: BoundedCache::default(),
+            lines: BoundedCache::default(),
             file_rows: RwLock::default(),
-            types: RwLock::default(),
-            variable_types: RwLock::default(),
+            types: BoundedCache::default(),
+            variable_types: BoundedCache::default(),
             runtime_types: None,
-            constants: RwLock::default(),
+            constants: BoundedCache::default(),
             eh_frames: OnceLock::new(),
         })
     }

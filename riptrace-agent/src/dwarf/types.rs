@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gimli::AttributeValue;
 
 use super::{
-    DebugInfo, MAX_CACHED,
+    DebugInfo,
     unit::{Unit, View, entries_at, go, reference},
 };
 use crate::golang::{
@@ -50,19 +50,7 @@ impl DebugInfo {
     /// Follows typedefs that only repeat their target's name (`dotypedef` makes one for each named type), and the
     /// typedefs by which a generic function's variables name their place in the dictionary.
     pub(crate) fn variable_type(&self, view: &View<'_>, die: u64) -> VariableType {
-        if let Ok(known) = self.variable_types.read()
-            && let Some(&found) = known.get(&die)
-        {
-            return found;
-        }
-        let found = self.read_variable_type(view, die);
-        if let Ok(mut known) = self.variable_types.write() {
-            if known.len() >= MAX_CACHED {
-                known.clear();
-            }
-            known.insert(die, found);
-        }
-        found
+        self.variable_types.get_or_insert(&die, || self.read_variable_type(view, die))
     }
 
     fn read_variable_type(&self, view: &View<'_>, die: u64) -> VariableType {

@@ -1,11 +1,6 @@
 //! Opening units and entries of `.debug_info`. Everything here borrows from the sections; only abbreviations are kept.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    ops::Range,
-    sync::{Arc, RwLock},
-};
+use std::{cell::RefCell, ops::Range, sync::Arc};
 
 use gimli::{
     Abbreviations, AttributeValue, DebugInfoOffset, DwAt, EndianSlice, EntriesRaw, LittleEndian, UnitHeader,
@@ -13,6 +8,7 @@ use gimli::{
 };
 
 use super::{DwarfError, Sections};
+use crate::bounded_cache::BoundedCache;
 
 /// Bytes of a section.
 pub(crate) type Slice<'a> = EndianSlice<'a, LittleEndian>;
@@ -37,37 +33,11 @@ pub(crate) mod go {
 /// How deeply entries may be nested, and how long a chain of references may be, before it is taken for damage.
 pub(crate) const MAX_DEPTH: usize = 200;
 
-/// The parsed abbreviation tables. Go's linker writes one for the whole program; each C file has its own.
-#[derive(Debug, Default)]
-pub(crate) struct AbbreviationCache {
-    tables: RwLock<HashMap<usize, Arc<Abbreviations>>>,
-}
+/// C units have an abbreviation table each.
+const MAX_CACHED_TABLES: usize = 256;
 
-impl AbbreviationCache {
-    /// C units have one table each; past this many the cache starts again.
-    const MAX_TABLES: usize = 256;
-
-    fn get(
-        &self,
-        dwarf: &gimli::Dwarf<Slice<'_>>,
-        header: &UnitHeader<Slice<'_>>,
-    ) -> Result<Arc<Abbreviations>, gimli::Error> {
-        let offset = header.debug_abbrev_offset().0;
-        if let Ok(tables) = self.tables.read()
-            && let Some(table) = tables.get(&offset)
-        {
-            return Ok(Arc::clone(table));
-        }
-        let table = Arc::new(header.abbreviations(&dwarf.debug_abbrev)?);
-        if let Ok(mut tables) = self.tables.write() {
-            if tables.len() >= Self::MAX_TABLES {
-                tables.clear();
-            }
-            tables.insert(offset, Arc::clone(&table));
-        }
-        Ok(table)
-    }
-}
+/// The parsed abbreviation tables, by offset. Go's linker writes one for the whole program; each C file has its own.
+pub(crate) type AbbreviationCache = BoundedCache<usize, Arc<Abbreviations>, MAX_CACHED_TABLES>;
 
 /// The sections as gimli sees them, for the time of one request.
 pub(crate) struct View<'a> {
@@ -112,7 +82,12 @@ impl<'a> View<'a> {
         let offset = usize::try_from(header_offset)
             .map_err(|_| DwarfError::BadOffset { what: "unit header", offset: header_offset })?;
         let header = self.dwarf.debug_info.header_from_offset(DebugInfoOffset(offset)).map_err(&broken)?;
-        let abbreviations = self.abbreviations.get(&self.dwarf, &header).map_err(&broken)?;
+        let abbreviations = self
+            .abbreviations
+            .get_or_try_insert(&header.debug_abbrev_offset().0, || {
+                Ok(Arc::new(header.abbreviations(&self.dwarf.debug_abbrev)?))
+            })
+            .map_err(&broken)?;
         let unit = Arc::new(self.open(header, abbreviations).map_err(broken)?);
         self.opened.replace(Some((header_offset, Arc::clone(&unit))));
         Ok(unit)

@@ -1,11 +1,11 @@
 //! A binary's types, seen through the rules.
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use super::{Rules, Sort, Treatment, TypeName};
 use crate::{
+    bounded_cache::BoundedCache,
     dwarf::{ClosureLayout, VisibleVariable},
-    fast_map::FastMap,
     golang::types::{FieldLayout, GoType, Kind, MapLayout, Shape, TypeId, TypeSource},
     plan::captures,
 };
@@ -24,13 +24,13 @@ const MAX_CACHED: usize = 1 << 16;
 pub struct RedactedTypes<T> {
     pub(super) types: T,
     rules: Arc<Rules>,
-    known: RwLock<FastMap<TypeId, Arc<GoType>>>,
+    known: BoundedCache<TypeId, Arc<GoType>, MAX_CACHED>,
 }
 
 impl<T: TypeSource> RedactedTypes<T> {
     /// Types as the rules let them be seen.
     pub fn new(types: T, rules: Arc<Rules>) -> Self {
-        Self { types, rules, known: RwLock::default() }
+        Self { types, rules, known: BoundedCache::default() }
     }
 
     /// The rules.
@@ -178,19 +178,7 @@ impl<T: TypeSource> TypeSource for RedactedTypes<T> {
         if self.rules.are_off() || id.0 == u64::MAX {
             return self.types.get(id);
         }
-        if let Ok(known) = self.known.read()
-            && let Some(found) = known.get(&id)
-        {
-            return Arc::clone(found);
-        }
-        let seen = self.see(id);
-        if let Ok(mut known) = self.known.write() {
-            if known.len() >= MAX_CACHED {
-                known.clear();
-            }
-            known.insert(id, Arc::clone(&seen));
-        }
-        seen
+        self.known.get_or_insert(&id, || self.see(id))
     }
 
     fn redacts(&self) -> bool {
