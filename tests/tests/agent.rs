@@ -218,7 +218,8 @@ async fn a_hit_carries_the_coordinated_time_once_it_was_assigned() {
     assert_eq!(first.server_send_ns, 77);
     assert!(first.receive_ktime_ns <= first.send_ktime_ns);
     let assigned = Assigned {
-        offset_ns: 1_000_000_000_000_000_000,
+        // Whatever the kernel's clock says by now: a billion seconds after 1970.
+        offset_ns: 1_000_000_000_000_000_000 - first.send_ktime_ns.cast_signed(),
         slope_ppb: 5_000,
         at_ktime_ns: first.send_ktime_ns,
         uncertainty_ns: 12_345,
